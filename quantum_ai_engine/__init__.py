@@ -1,0 +1,1 @@
+"""Signals from live bars: features, agents, policy and risk under one roof."""

@@ -1,0 +1,1 @@
+"""Agents: verified bundles that answer with a probability or abstain with a reason."""

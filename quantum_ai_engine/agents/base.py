@@ -1,0 +1,47 @@
+"""What an agent is: something that turns windows of rows into P(up over the horizon)."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantum_ai_engine.features.schema import FeatureSet
+
+LARGEST_BATCH = 256
+
+
+class Agent(Protocol):
+    """A verified, warmed-up bundle. `predict` may be called from several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Its own name, as in votes and metrics."""
+
+    @property
+    def bundle(self) -> str:
+        """The first 12 hex digits of its manifest's SHA-256."""
+
+    @property
+    def feature_set(self) -> FeatureSet:
+        """What it reads."""
+
+    @property
+    def horizon_bars(self) -> int:
+        """How many bars ahead it looks."""
+
+    @property
+    def interval(self) -> str:
+        """The interval of the bars it was trained on; it abstains from all others."""
+
+    @property
+    def clamped(self) -> int:
+        """How many input values were clamped so far."""
+
+    def warm_up(self) -> None:
+        """Run every batch shape in the calling thread and replay the golden pair in each.
+
+        Raises `BundleError` when the golden pair does not come out.
+        """
+
+    def predict(self, windows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Calibrated P(up) [n] of raw windows [n, window, columns], n at most LARGEST_BATCH."""

@@ -1,0 +1,167 @@
+"""The thread pool in which all agents run: bounded, one thread each, warmed up, with a deadline."""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantum_ai_engine.agents.base import LARGEST_BATCH, Agent
+from quantum_ai_engine.events import Abstained
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Windows [n, window, columns] for one agent."""
+
+    agent: Agent
+    windows: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Probabilities [n] of one agent; where `reasons[i]` is given, it abstained from row i."""
+
+    probabilities: NDArray[np.float64]
+    reasons: tuple[Abstained | None, ...]
+
+
+class AgentPool:
+    """Runs agents side by side in `workers` threads.
+
+    A round's work is queued in the agents' declared order. What is not done by the deadline is
+    abandoned: the rows abstain, waiting work is dropped and a late result goes nowhere. So the
+    agents declared last are shed first.
+
+    `observe(agent name, seconds)` is called in a worker for each finished batch, `report(agent
+    name, error)` for each that raised.
+    """
+
+    def __init__(
+        self,
+        agents: Sequence[Agent],
+        workers: int,
+        deadline_s: float,
+        observe: Callable[[str, float], None],
+        report: Callable[[str, BaseException], None],
+    ) -> None:
+        self.agents = tuple(agents)
+        self.workers = workers
+        self._deadline_s = deadline_s
+        self._observe = observe
+        self._report = report
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="agent")
+        self._running: dict[int, float] = {}
+
+    async def start(self) -> None:
+        """Warm every agent up in every worker thread. Raises what `warm_up` raises."""
+        barrier = threading.Barrier(self.workers)
+        loop = asyncio.get_running_loop()
+        # The barrier holds each worker until all have one job, so that each thread gets one.
+        await asyncio.gather(
+            *(
+                loop.run_in_executor(self._executor, self._warm_up, barrier)
+                for _ in range(self.workers)
+            )
+        )
+
+    def close(self) -> None:
+        """Drop what waits and let the threads end after their current work."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def busy_workers(self) -> int:
+        return len(self._running)
+
+    def longest_running_s(self) -> float:
+        """For how long the oldest unfinished batch has been running; 0 when all are idle."""
+        started = list(self._running.values())
+        return time.monotonic() - min(started) if started else 0.0
+
+    async def probe(self) -> None:
+        """One real batch through a real worker."""
+        agent = self.agents[0]
+        window = np.zeros((1, agent.feature_set.window, len(agent.feature_set.columns)))
+        await asyncio.wrap_future(self._executor.submit(self._run, agent, window))
+
+    async def predict(self, requests: Sequence[Request]) -> list[Answer]:
+        """One answer per request, in order, by the deadline."""
+        jobs = [
+            (i, start, self._submit(request, start))
+            for i, request in enumerate(requests)
+            for start in range(0, len(request.windows), LARGEST_BATCH)
+        ]
+        if jobs:
+            await _until(self._deadline_s, [asyncio.wrap_future(job) for _, _, job in jobs])
+        parts: list[list[Answer]] = [[] for _ in requests]
+        for i, start, job in jobs:
+            rows = min(LARGEST_BATCH, len(requests[i].windows) - start)
+            parts[i].append(self._collect(requests[i].agent.name, job, rows))
+        return [_joined(part) for part in parts]
+
+    def _submit(self, request: Request, start: int) -> Future[NDArray[np.float64]]:
+        chunk = request.windows[start : start + LARGEST_BATCH]
+        return self._executor.submit(self._run, request.agent, chunk)
+
+    def _run(self, agent: Agent, windows: NDArray[np.float64]) -> NDArray[np.float64]:
+        thread, started = threading.get_ident(), time.monotonic()
+        self._running[thread] = started
+        try:
+            return agent.predict(windows)
+        finally:
+            del self._running[thread]
+            self._observe(agent.name, time.monotonic() - started)
+
+    def _collect(self, name: str, job: Future[NDArray[np.float64]], rows: int) -> Answer:
+        if job.cancelled() or not job.done():
+            return _abstained(Abstained.DEADLINE, rows)
+        error = job.exception()
+        if error is not None:
+            self._report(name, error)
+            return _abstained(Abstained.ERROR, rows)
+        probabilities = job.result()
+        return Answer(
+            probabilities,
+            tuple(None if ok else Abstained.NON_FINITE for ok in np.isfinite(probabilities)),
+        )
+
+    def _warm_up(self, barrier: threading.Barrier) -> None:
+        barrier.wait()
+        for agent in self.agents:
+            agent.warm_up()
+
+
+def worker_count(budget_cores: float, cores: int) -> int:
+    """Threads for agents: the whole cores of min(budget, cores − 0.5); the loop keeps the rest.
+
+    >>> worker_count(3.5, 4), worker_count(3.5, 2), worker_count(3.5, 1)
+    (3, 1, 1)
+    """
+    return max(1, math.floor(min(budget_cores, cores - 0.5)))
+
+
+async def _until(deadline_s: float, jobs: Sequence["asyncio.Future[NDArray[np.float64]]"]) -> None:
+    """Wait for all jobs, at most until the deadline; what still waits in the queue is dropped."""
+    done, late = await asyncio.wait(jobs, timeout=deadline_s)
+    for job in late:
+        job.cancel()
+    for job in done:
+        job.exception()  # read from the worker's own future; here only marked as seen
+
+
+def _abstained(reason: Abstained, rows: int) -> Answer:
+    return Answer(np.full(rows, np.nan), (reason,) * rows)
+
+
+def _joined(parts: Sequence[Answer]) -> Answer:
+    if not parts:
+        return Answer(np.empty(0), ())
+    return Answer(
+        np.concatenate([part.probabilities for part in parts]),
+        tuple(reason for part in parts for reason in part.reasons),
+    )

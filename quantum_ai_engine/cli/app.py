@@ -1,0 +1,48 @@
+"""The root of all commands, and how each of them fails: in one sentence."""
+
+import sys
+
+import typer
+
+from quantum_ai_engine.agents.bundle import BundleError
+from quantum_ai_engine.cli import bundles, demo, doctor, feed, serve, settings, train, watch
+from quantum_ai_engine.cli.common import CommandError
+from quantum_ai_engine.config import ConfigError
+from quantum_ai_engine.market.files import BarFileError
+
+FAILED, BAD_CONFIGURATION = 1, 78
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A signal engine that proves what it says: live bars in, explained signals out.",
+)
+app.command()(serve.serve)
+app.command()(demo.demo)
+app.command()(feed.feed)
+app.command()(watch.watch)
+app.command()(train.train)
+app.command()(doctor.doctor)
+app.add_typer(bundles.app, name="bundle")
+app.add_typer(settings.app, name="config")
+
+
+@app.callback()
+def root(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None:
+    """Options that stand before the command."""
+    if debug:
+        sys.excepthook = sys.__excepthook__
+
+
+def main() -> None:
+    """Run a command; an expected failure is one sentence on standard error and an exit code."""
+    try:
+        app()
+    except (ConfigError, CommandError, BundleError, BarFileError) as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"quantum-ai-engine: {error}", file=sys.stderr)
+        sys.exit(BAD_CONFIGURATION if isinstance(error, ConfigError) else FAILED)

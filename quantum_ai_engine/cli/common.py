@@ -1,0 +1,72 @@
+"""What several commands share: options, settings, errors in one sentence, progress bars."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quantum_ai_engine.config import SECRET_KEYS, ConfigError, Loaded, Settings, load, redis_dir
+from quantum_ai_engine.daemon.client import Client, Unreachable, connect
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file (TOML).", show_default=False)
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override one setting; repeatable."),
+]
+
+console = Console(stderr=True)
+
+
+class CommandError(Exception):
+    """A command that cannot go on: one sentence that says what to do."""
+
+
+def load_settings(config: Path | None, assignments: list[str] | None) -> Loaded:
+    """The settings from the file, the environment and `--set`. Raises `ConfigError`."""
+    overrides: dict[str, Any] = {}
+    for assignment in assignments or []:
+        key, mark, value = assignment.partition("=")
+        if not mark:
+            raise ConfigError(f"--set {assignment}: write KEY=VALUE")
+        if key in SECRET_KEYS:
+            raise ConfigError(f"--set {key}: a secret does not belong on the command line")
+        overrides[key] = value
+    return load(config, overrides=overrides)
+
+
+def redis_address(settings: Settings) -> str:
+    """`redis.url`, or the socket of the Redis that a running `serve` has started."""
+    return settings.redis.url or f"unix://{redis_dir(settings) / 'redis.sock'}"
+
+
+@contextlib.asynccontextmanager
+async def redis_client(settings: Settings) -> AsyncIterator[Client]:
+    """A client that has been answered once. Raises `CommandError` when nobody answers."""
+    url = redis_address(settings)
+    async with connect(settings.redis, url) as client:
+        try:
+            await client.ping()
+        except Unreachable as error:
+            raise CommandError(
+                f"no Redis answers at {url} ({error}); start `qae serve`, or set redis.url"
+            ) from error
+        yield client
+
+
+def progress_bar() -> Progress:
+    """A bar with count, rate and remaining time, on standard error."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=False,
+    )

@@ -1,0 +1,41 @@
+"""`qae serve`: the daemon."""
+
+import asyncio
+import os
+import sys
+
+from quantum_ai_engine.cli.common import CommandError, ConfigOption, SetOption, load_settings
+from quantum_ai_engine.config import ConfigError, Loaded
+from quantum_ai_engine.daemon import logs
+from quantum_ai_engine.daemon.app import Daemon, EmbeddedRedisEnded, stop_on_signals
+from quantum_ai_engine.daemon.commit import OwnershipLost
+from quantum_ai_engine.daemon.notify import Notifier
+
+
+def serve(config: ConfigOption = None, assignments: SetOption = None) -> None:
+    """Serve: read bars from Redis, publish signals, until SIGTERM."""
+    loaded = load_settings(config, assignments)
+    log = logs.configure(
+        loaded.settings.log.level, loaded.settings.log.format, environ=os.environ, stream=sys.stderr
+    )
+    try:
+        asyncio.run(_serve(loaded))
+    except BaseExceptionGroup as group:
+        raise expected(group) or group from None
+    finally:
+        log.close()
+
+
+async def _serve(loaded: Loaded) -> None:
+    daemon = Daemon(loaded, Notifier(os.environ.get("NOTIFY_SOCKET")))
+    with stop_on_signals(daemon.stop):
+        await daemon.run()
+
+
+def expected(group: BaseExceptionGroup[BaseException]) -> Exception | None:
+    """The sentence in a group of failures, if one of them has one."""
+    for kind in (ConfigError, OwnershipLost, EmbeddedRedisEnded):
+        if found := group.subgroup(kind):
+            leaf = found.exceptions[0]
+            return leaf if isinstance(leaf, ConfigError) else CommandError(str(leaf))
+    return None

@@ -1,0 +1,122 @@
+"""`qae train`: from recorded bars to a verified bundle."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress as ProgressBar
+
+from quantum_ai_engine.agents.bundle import Bundle
+from quantum_ai_engine.cli.common import (
+    CommandError,
+    ConfigOption,
+    SetOption,
+    console,
+    load_settings,
+    progress_bar,
+)
+from quantum_ai_engine.config import bundle_dir
+from quantum_ai_engine.market.files import read_bars
+from quantum_ai_engine.market.table import BarTable, UnknownSymbolError
+
+if TYPE_CHECKING:
+    from quantum_ai_engine.training.fit import Progress, TrainOptions
+
+
+def train(
+    kind: Annotated[str, typer.Argument(help="gru or patchtst.")],
+    data: Annotated[Path, typer.Option(help="Bars: a .csv, .csv.gz or .parquet file.")],
+    out: Annotated[Path | None, typer.Option(help="Bundle directory; DIR/NAME is written.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the agent; the kind by default.")
+    ] = None,
+    symbols: Annotated[str | None, typer.Option(help="Only these, separated by commas.")] = None,
+    first: Annotated[float, typer.Option(help="Use only this first fraction of the bars.")] = 1.0,
+    symbol: Annotated[str | None, typer.Option(help="Symbol, when the file names none.")] = None,
+    interval: Annotated[
+        str | None, typer.Option(help="Interval, when the file names none.")
+    ] = None,
+    horizon: Annotated[int, typer.Option(help="Bars to look ahead.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 8,
+    samples: Annotated[int | None, typer.Option(help="Windows per epoch; all by default.")] = None,
+    dead_zone: Annotated[float, typer.Option(help="Leave out moves of at most this |ln|.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+) -> None:
+    """Train an agent and write its bundle: whole and proven, or not at all."""
+    directory = out or bundle_dir(load_settings(config, assignments).settings)
+    try:
+        table = read_bars(data, symbol=symbol, interval=interval).head(first)
+        if symbols:
+            table = table.only(symbols.split(","))
+    except (UnknownSymbolError, ValueError) as error:
+        raise CommandError(f"{data}: {error}") from error
+    from quantum_ai_engine.training.fit import TrainOptions
+
+    options = _options(
+        TrainOptions,
+        horizon_bars=horizon,
+        epochs=epochs,
+        samples_per_epoch=samples,
+        dead_zone=dead_zone,
+        seed=seed,
+        name=name,
+    )
+    with progress_bar() as bar:
+        bundle = train_with_bar(kind, table, directory, options, bar)
+    describe(bundle)
+
+
+def train_with_bar(
+    kind: str, table: BarTable, directory: Path, options: "TrainOptions", bar: ProgressBar
+) -> Bundle:
+    """Train one agent, shown as one line of a progress bar."""
+    from quantum_ai_engine.training.dataset import TrainingError
+    from quantum_ai_engine.training.export import train_bundle
+
+    try:
+        return train_bundle(kind, table, directory, options, _shown(bar, kind))
+    except TrainingError as error:
+        raise CommandError(str(error)) from error
+
+
+def describe(bundle: Bundle) -> None:
+    """Say how well it did on held-out bars, good or bad."""
+    m, score = bundle.manifest, bundle.manifest.held_out
+    verdict = "skill" if score.paired + 2 * score.paired_stderr < 0 else "no skill shown"
+    console.print(
+        f"{bundle.path}: Brier {score.brier:.4f} against {score.brier_base_rate:.4f} of the base "
+        f"rate {m.base_rate:.3f}; paired {score.paired:+.5f} ± {score.paired_stderr:.5f} "
+        f"({verdict}), bias {score.bias:+.4f}, on {score.samples} held-out bars",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def _options(make: type["TrainOptions"], **values: object) -> "TrainOptions":
+    from quantum_ai_engine.training.dataset import TrainingError
+
+    try:
+        return make(**values)  # type: ignore[arg-type]
+    except TrainingError as error:
+        raise CommandError(str(error)) from error
+
+
+def _shown(bar: ProgressBar, kind: str) -> Callable[["Progress"], None]:
+    task = bar.add_task(f"training {kind}", total=None, note="")
+
+    def show(progress: "Progress") -> None:
+        done = (progress.epoch - 1) * progress.steps + progress.step
+        loss = f"loss {progress.train_loss:.4f}"
+        if progress.validation_loss is not None:
+            loss = f"validation loss {progress.validation_loss:.4f}"
+        bar.update(
+            task,
+            total=progress.epochs * progress.steps,
+            completed=done,
+            note=f"epoch {progress.epoch}/{progress.epochs} {loss}",
+        )
+
+    return show

@@ -1,0 +1,230 @@
+"""The life of the daemon: build, start, run, stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterator
+
+import structlog
+from aiohttp import web
+
+from quantum_ai_engine.agents.bundle import BundleError
+from quantum_ai_engine.agents.load import load_agents
+from quantum_ai_engine.agents.pool import AgentPool, worker_count
+from quantum_ai_engine.config import ConfigError, Loaded, Settings, bundle_dir, redis_dir
+from quantum_ai_engine.daemon import http, pulse
+from quantum_ai_engine.daemon.build import build_id, version
+from quantum_ai_engine.daemon.client import Client, connect
+from quantum_ai_engine.daemon.embedded import EmbeddedRedis, EmbeddedRedisError
+from quantum_ai_engine.daemon.feed import bridge
+from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.metrics import Metrics
+from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
+from quantum_ai_engine.daemon.rounds import Rounds
+from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.engine import Engine, Identity
+
+STOP_WITHIN_S = 1.5
+INTERRUPTED = 130
+
+log = structlog.get_logger()
+
+
+class EmbeddedRedisEnded(Exception):  # noqa: N818 (what happened)
+    """Our own Redis ended while the daemon was running."""
+
+
+class Daemon:
+    """Everything that serves, put together from the settings and not yet started."""
+
+    def __init__(self, loaded: Loaded, notifier: Notifier) -> None:
+        self.settings = settings = loaded.settings
+        self.notifier = notifier
+        build = build_id()
+        self.metrics = Metrics(version(), build, loaded.config_hash)
+        try:
+            agents = load_agents(bundle_dir(settings), settings.agents.order)
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
+        self.status = Status.of(agents)
+        self.pool = AgentPool(
+            agents,
+            worker_count(settings.agents.budget_cores, len(os.sched_getaffinity(0))),
+            settings.agents.deadline_ms / 1000,
+            lambda name, seconds: self.metrics.inference.labels(name).observe(seconds),
+            _report_agent,
+        )
+        self._identity = Identity(
+            settings.engine.environment, f"{version()}+{build}", loaded.config_hash
+        )
+        self.metrics.observe_pool(self.pool)
+        self.stop = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.rounds: Rounds | None = None
+        self.http_address = ""
+
+    async def run(self) -> None:
+        """The whole life: start, say READY, serve until `stop`, leave."""
+        async with (
+            redis_server(self.settings) as (url, server),
+            self._connected(url) as client,
+        ):
+            rounds = self.rounds = self._rounds(client)
+            async with self._warm_pool(), self._listening():
+                self._say_ready(url)
+                async with asyncio.TaskGroup() as tasks:
+                    service = [tasks.create_task(task) for task in self._background(client)]
+                    if server is not None:
+                        service.append(tasks.create_task(_outlive(server)))
+                    await self._serve(tasks.create_task(rounds.run(self.stop)))
+                    for task in service:
+                        task.cancel()
+
+    async def _serve(self, work: asyncio.Task[None]) -> None:
+        """Until the rounds end by themselves, or for a short while after `stop`."""
+        stopped = asyncio.ensure_future(self.stop.wait())
+        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        self.status.stopping = True
+        self.notifier.stopping()
+        _, late = await asyncio.wait({work}, timeout=STOP_WITHIN_S)
+        if late:
+            # Nothing is lost: what is not committed is read again at the next start.
+            work.cancel()
+            log.warning("Stopped before the batch in hand was committed", event_name="stop_late")
+        log.info("Stopped", event_name="stopped", signals=self.status.signals)
+
+    def _rounds(self, client: Client) -> Rounds:
+        owner = uuid.uuid4().hex
+        return Rounds(self.settings, client, owner, self._make_engine, self.status, self.metrics)
+
+    def _make_engine(self) -> Engine:
+        return Engine(self.settings.engine, self.settings.risk, self.pool, self._identity)
+
+    def _background(self, client: Client) -> Iterator[Coroutine[None, None, None]]:
+        """What runs beside the rounds; the death of any of it ends the daemon."""
+        assert self.rounds is not None
+        settings = self.settings
+        yield pulse.measure_loop(self.status, self.metrics)
+        yield pulse.Heart(
+            client, self.rounds.feed, settings.redis, self.status, self.metrics, self.notifier
+        ).run()
+        interval_s = watchdog_interval_s(os.environ, os.getpid())
+        if interval_s is not None:
+            watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
+            yield watchdog.run(self.notifier, interval_s / 3, _complain)
+        if settings.ingest.pubsub_bridge:
+            yield bridge(client, Keys.of(settings.redis))
+
+    def _say_ready(self, url: str) -> None:
+        self.notifier.ready()
+        self.ready.set()
+        log.info(
+            "Ready: agents are warmed up and their golden pairs came out",
+            event_name="ready",
+            agents=[agent.name for agent in self.pool.agents],
+            workers=self.pool.workers,
+            redis=url,
+            http=self.http_address or "off",
+            version=self._identity.engine,
+            config_hash=self._identity.config_hash,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _warm_pool(self) -> AsyncIterator[None]:
+        try:
+            await self.pool.start()
+            yield
+        except BundleError as error:
+            raise ConfigError(str(error)) from error
+        finally:
+            self.pool.close()
+
+    @contextlib.asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        settings = self.settings.http
+        if not settings.enabled:
+            yield
+            return
+        runner = await self._listen()
+        try:
+            host, port, *_ = runner.addresses[0]
+            self.http_address = f"http://{host}:{port}"
+            yield
+        finally:
+            await runner.cleanup()
+
+    async def _listen(self) -> web.AppRunner:
+        assert self.rounds is not None
+        rounds, settings = self.rounds, self.settings.http
+        try:
+            api = http.Api(self.status, self.metrics, lambda: rounds.engine)
+            return await http.serve(api, settings)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on http.host = {settings.host}, http.port = {settings.port}: "
+                f"{error.strerror}; choose another port, or 0 for any"
+            ) from error
+
+    @contextlib.asynccontextmanager
+    async def _connected(self, url: str) -> AsyncIterator[Client]:
+        try:
+            client = connect(self.settings.redis, url)
+        except ValueError as error:
+            raise ConfigError(f"redis.url = {url!r}: {error}") from error
+        async with client:
+            yield client
+
+
+@contextlib.contextmanager
+def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
+    """SIGTERM or SIGINT sets `stop`; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def received() -> None:
+        if stop.is_set():
+            os._exit(INTERRUPTED)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, received)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+@contextlib.asynccontextmanager
+async def redis_server(settings: Settings) -> AsyncIterator[tuple[str, EmbeddedRedis | None]]:
+    """The address of Redis; without `redis.url` one of our own is started, and ended after."""
+    if settings.redis.url:
+        yield settings.redis.url, None
+        return
+    try:
+        server = EmbeddedRedis(redis_dir(settings))
+        async with server:
+            yield server.url, server
+    except EmbeddedRedisError as error:
+        raise ConfigError(str(error)) from error
+
+
+async def _outlive(server: EmbeddedRedis) -> None:
+    """Raise when our own Redis ends before we do: a fresh start recovers both."""
+    code = await server.wait()
+    raise EmbeddedRedisEnded(f"our own Redis ended with status {code}; see {server.directory}")
+
+
+def _report_agent(name: str, error: BaseException) -> None:
+    log.error(
+        f"Agent {name} failed and abstains",
+        event_name="agent_failed",
+        agent=name,
+        detail=str(error),
+    )
+
+
+def _complain(wrong: str) -> None:
+    log.error(f"The watchdog is not fed: {wrong}", event_name="watchdog_starved")

@@ -1,0 +1,102 @@
+"""From an entry of the bar stream to a bar, or to the reason why it is refused."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from quantum_ai_engine.events import Bar, Reason, Refused
+
+FIELDS = msgspec.structs.fields(Bar)
+REQUIRED = tuple(field.name for field in FIELDS)
+OPTIONAL = ("environment", "is_closed", "revision")
+_NAMES = {name.encode(): name for name in (*REQUIRED, *OPTIONAL)}
+
+
+class _Wire(msgspec.Struct, frozen=True):
+    """A bar as it comes, before it is known to be one."""
+
+    symbol: str
+    interval: str
+    open_time: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+    environment: str | None = None
+    is_closed: bool = True
+    revision: int = 0
+
+
+def decode(entry: Mapping[bytes, bytes], environment: str, latest_close: int) -> Bar:
+    """The bar of a stream entry. Raises `Refused` with its reason.
+
+    `latest_close` is the last close time, in ms, that can have happened.
+
+    >>> flat = dict(symbol=b"BTCUSDT", interval=b"1m", open_time=b"60000", volume=b"5",
+    ...             open=b"100", high=b"102", low=b"99", close=b"101")
+    >>> decode({name.encode(): value for name, value in flat.items()}, "live", 120_000).close
+    101.0
+    """
+    wire = _wire(_values(entry))
+    if not wire.is_closed:
+        raise Refused(Reason.NOT_CLOSED, "is_closed is false: only closed bars enter")
+    if wire.environment is not None and wire.environment != environment:
+        raise Refused(
+            Reason.OTHER_ENVIRONMENT,
+            f"environment {wire.environment!r} is not {environment!r}",
+        )
+    bar = Bar(
+        wire.symbol,
+        wire.interval,
+        wire.open_time,
+        wire.open,
+        wire.high,
+        wire.low,
+        wire.close,
+        wire.volume,
+    )
+    if bar.close_time > latest_close:
+        raise Refused(
+            Reason.FUTURE_TIME,
+            f"open_time {bar.open_time}: the bar closes at {bar.close_time}, still to come",
+        )
+    return bar
+
+
+def _values(entry: Mapping[bytes, bytes]) -> Mapping[str, Any]:
+    """Name → value of a flat entry, or of the one field `b` or `json`."""
+    if len(entry) == 1:
+        (name, payload), *_ = entry.items()
+        if name == b"b":
+            return _unpacked(payload, msgspec.msgpack.decode)
+        if name == b"json":
+            return _unpacked(payload, msgspec.json.decode)
+    try:
+        return {_NAMES.get(name) or name.decode(): value.decode() for name, value in entry.items()}
+    except UnicodeDecodeError as error:
+        raise Refused(Reason.UNDECODABLE, f"a field is not UTF-8: {error}") from error
+
+
+def _unpacked(payload: bytes, unpack: Any) -> Mapping[str, Any]:
+    try:
+        values = unpack(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(Reason.UNDECODABLE, str(error).lower()) from error
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise Refused(Reason.UNDECODABLE, "the payload is not a map from field names to values")
+    return values
+
+
+def _wire(values: Mapping[str, Any]) -> _Wire:
+    for name in REQUIRED:
+        if name not in values:
+            raise Refused(Reason.MISSING_FIELD, f"field {name} is missing")
+    for name in values:
+        if name not in REQUIRED and name not in OPTIONAL:
+            raise Refused(Reason.UNKNOWN_FIELD, f"field {name[:64]!r} is unknown")
+    try:
+        return msgspec.convert(values, _Wire, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refused(Reason.BAD_VALUE, str(error).lower()) from error

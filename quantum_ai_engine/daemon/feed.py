@@ -1,0 +1,104 @@
+"""Bars in: reading the stream forward for rounds, and backward to warm state up again."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from quantum_ai_engine.daemon.client import Client, Unreachable
+from quantum_ai_engine.daemon.commit import START, DeadLetter
+from quantum_ai_engine.daemon.decode import decode
+from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.events import Bar, Refused
+
+Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
+
+TAIL_CHUNK = 1000
+TAIL_MOST = 500_000  # entries looked back on at most, for symbols that hardly ever trade
+
+
+class BarFeed:
+    """The bar stream of one partition."""
+
+    def __init__(self, client: Client, keys: Keys, environment: str) -> None:
+        self._client = client
+        self._keys = keys
+        self._environment = environment
+
+    async def read(self, position: str, count: int, block_ms: int) -> list[Entry]:
+        """Up to `count` entries after a position, waiting up to `block_ms` for the first."""
+        answer: Any = await self._client.xread({self._keys.bars: position}, count, block_ms)
+        return list(answer[0][1]) if answer else []
+
+    def decode(
+        self, entries: Sequence[Entry], latest_close: int
+    ) -> tuple[list[Bar], list[Entry], list[DeadLetter]]:
+        """The bars, the entries that they came from, and the letters of those refused."""
+        bars, accepted, dead = [], [], []
+        for entry in entries:
+            try:
+                bars.append(decode(entry[1], self._environment, latest_close))
+                accepted.append(entry)
+            except Refused as refused:
+                dead.append(DeadLetter(refused, entry[0], entry[1]))
+        return bars, accepted, dead
+
+    async def tail(self, position: str, bars_per_series: int, latest_close: int) -> list[Bar]:
+        """The last bars up to a position, oldest first: `bars_per_series` of each if there are."""
+        chunks: list[list[Bar]] = []
+        seen: Counter[tuple[str, str]] = Counter()
+        end, read = position, 0
+        while bars_per_series and position != START and read < TAIL_MOST:
+            entries = await self._backward(end, TAIL_CHUNK)
+            bars, _, _ = self.decode(entries, latest_close)
+            chunks.append(bars)
+            seen.update((bar.symbol, bar.interval) for bar in bars)
+            read += len(entries)
+            if len(entries) < TAIL_CHUNK or min(seen.values(), default=0) >= bars_per_series:
+                break
+            end = "(" + entries[-1][0].decode()
+        return [bar for chunk in reversed(chunks) for bar in reversed(chunk)]
+
+    async def was_trimmed(self, position: str) -> bool:
+        """Whether the entry at a position is gone, so that entries after it may be gone too."""
+        if position == START:
+            return False
+        return not await self._client.xrange(self._keys.bars, position, position)
+
+    async def lag_ms(self, position: str) -> int:
+        """How much younger the newest entry is than the position, by Redis's own clock."""
+        newest = await self._backward("+", 1)
+        return max(0, _time_ms(newest[0][0].decode()) - _time_ms(position)) if newest else 0
+
+    async def _backward(self, end: str, count: int) -> list[Entry]:
+        """Up to `count` entries from `end` back, newest first."""
+        answer: Any = await self._client.xrevrange(self._keys.bars, end, "-", count)
+        return list(answer)
+
+    async def trim(self, position: str, retention_ms: int) -> None:
+        """Drop entries older than the retention, but none after the position."""
+        seconds, _ = await self._client.time()
+        oldest = min(seconds * 1000 - retention_ms, _time_ms(position))
+        if oldest > 0:
+            await self._client.xtrim(self._keys.bars, minid=oldest, approximate=True)
+
+
+async def bridge(client: Client, keys: Keys) -> None:
+    """Copy messages of the bar channel into the stream, for publishers that cannot XADD.
+
+    At most once until then: a message published while nobody listens is gone. A message is put
+    in as it came, so that a bad one becomes a dead letter with its reason. Ends when Redis cannot
+    be reached.
+    """
+    with contextlib.suppress(*Unreachable):
+        async with client.pubsub() as channel:
+            await channel.subscribe(keys.bars_channel)
+            async for message in channel.listen():
+                if message["type"] == "message":
+                    payload = message["data"]
+                    name = "json" if payload.lstrip()[:1] == b"{" else "b"
+                    await client.xadd(keys.bars, {name: payload})
+
+
+def _time_ms(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0])

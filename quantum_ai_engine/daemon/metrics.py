@@ -1,0 +1,111 @@
+"""Prometheus metrics: each is moved where the work it counts has been done."""
+
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from quantum_ai_engine.agents.pool import AgentPool
+from quantum_ai_engine.daemon.commit import DeadLetter
+from quantum_ai_engine.engine import Round
+from quantum_ai_engine.events import Abstention, Signal
+
+_LATENCY_S = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
+    0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0,
+)  # fmt: skip
+
+
+class Metrics:
+    """All metrics of one daemon, in a registry of its own."""
+
+    def __init__(self, version: str, build: str, config: str) -> None:
+        self.registry = registry = CollectorRegistry()
+        counter, gauge = _makers(registry)
+        self.bars = counter("bars", "Bars by what became of them", "outcome")
+        self.signals = counter("signals", "Signals committed", "stance")
+        self.silent = counter("silent_bars", "Processed bars without a signal", "reason")
+        self.bar_to_signal = Histogram(
+            "qae_bar_to_signal_seconds",
+            "From a bar's receipt out of Redis to its signal's commit",
+            buckets=_LATENCY_S,
+            registry=registry,
+        )
+        self.stages = _histogram(registry, "stage", "One stage of one round", "stage")
+        self.inference = _histogram(registry, "inference", "One batch of one agent", "agent")
+        self.abstentions = counter("abstentions", "Abstentions", "agent", "reason")
+        self.effective_votes = gauge("effective_votes", "Effective votes of the last bar")
+        self.trust = gauge("trust", "Share of the last forecast", "agent")
+        self.ready = gauge("ready", "1 when warmed up and Redis answers")
+        self.last_close = gauge(
+            "last_bar_close_timestamp_seconds", "Close time of the newest processed bar"
+        )
+        self.loop_lag = gauge("event_loop_lag_seconds", "Delay of the event loop, last measured")
+        self.lag = gauge("lag_seconds", "How far the position is behind the newest entry")
+        self.busy_workers = gauge("pool_busy_workers", "Agent threads at work")
+        self.clamped = gauge("clamped_values", "Inputs clamped so far", "agent")
+        self.conflicts = counter("commit_conflicts", "Commits refused by the script")
+        self.dead = counter("dead_letters", "Refused entries", "reason")
+        self.gaps = counter("gaps", "Holes in front of a bar")
+        self.trimmed = counter("position_trimmed", "Starts at a position trimmed from the stream")
+        self.redis_failures = counter("redis_failures", "Failures to reach Redis")
+        self.dropped_logs = gauge("log_records_dropped", "Log records dropped, the queue was full")
+        self.build_info = gauge("build_info", "What runs", "version", "build", "config")
+        self.build_info.labels(version, build, config).set(1)
+
+    def update(self, done: Round, dead: Sequence[DeadLetter], seconds: float) -> None:
+        """Count a committed round that took `seconds` from receipt to commit."""
+        self.bars.labels("processed").inc(done.processed)
+        self.bars.labels("duplicate").inc(done.duplicates)
+        self.bars.labels("dead").inc(len(dead))
+        self.gaps.inc(done.gaps)
+        for letter in dead:
+            self.dead.labels(letter.refused.reason.value).inc()
+        for reason, count in done.silent.items():
+            self.silent.labels(reason).inc(count)
+        self._count_abstentions(done.unheard)
+        for signal in done.signals:
+            self._count_signal(signal)
+            self.bar_to_signal.observe(seconds)
+        if done.signals:
+            self._show_votes(done.signals[-1])
+        elif done.unheard:
+            self.effective_votes.set(0)
+
+    def observe_pool(self, pool: AgentPool) -> None:
+        """Read the pool's own numbers whenever they are asked for."""
+        self.busy_workers.set_function(lambda: pool.busy_workers)
+        for agent in pool.agents:
+            self.clamped.labels(agent.name).set_function(lambda a=agent: a.clamped)
+
+    def render(self) -> bytes:
+        """The text format."""
+        return generate_latest(self.registry)
+
+    def _count_signal(self, signal: Signal) -> None:
+        self.signals.labels(signal.stance.value).inc()
+        self._count_abstentions(signal.abstained)
+
+    def _count_abstentions(self, abstained: Sequence[Abstention]) -> None:
+        for abstention in abstained:
+            self.abstentions.labels(abstention.agent, abstention.reason.value).inc()
+
+    def _show_votes(self, signal: Signal) -> None:
+        self.effective_votes.set(signal.effective_votes)
+        for vote in signal.votes:
+            self.trust.labels(vote.agent).set(vote.trust)
+        for abstention in signal.abstained:
+            self.trust.labels(abstention.agent).set(0)
+
+
+def _makers(registry: CollectorRegistry):  # type: ignore[no-untyped-def]  # two local short-hands
+    def counter(name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"qae_{name}", text, labels, registry=registry)
+
+    def gauge(name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"qae_{name}", text, labels, registry=registry)
+
+    return counter, gauge
+
+
+def _histogram(registry: CollectorRegistry, name: str, text: str, label: str) -> Histogram:
+    return Histogram(f"qae_{name}_seconds", text, [label], buckets=_LATENCY_S, registry=registry)

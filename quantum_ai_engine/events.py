@@ -1,0 +1,276 @@
+"""The messages of the engine: bars in, signals out, and what passes between.
+
+All are frozen and validated at birth, so that whoever holds one need not check it again.
+Times are milliseconds since the epoch, UTC; prices and volumes are in the symbol's own units.
+"""
+
+import math
+import re
+from enum import StrEnum
+
+import msgspec
+
+SIGNAL_SCHEMA = 1
+INTERVAL_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
+INTERVALS = "1s 5s 10s 15s 30s 1m 2m 3m 5m 10m 15m 20m 30m 1h 2h 3h 4h 6h 8h 12h 1d".split()  # noqa: SIM905 (a list of 21 strings reads worse)
+INTERVAL_MS = {name: int(name[:-1]) * INTERVAL_UNITS_MS[name[-1]] for name in INTERVALS}
+LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
+
+
+class Reason(StrEnum):
+    """Why an entry was refused: the `reason` of a dead letter."""
+
+    UNDECODABLE = "undecodable"
+    MISSING_FIELD = "missing_field"
+    UNKNOWN_FIELD = "unknown_field"
+    BAD_VALUE = "bad_value"
+    BAD_SYMBOL = "bad_symbol"
+    UNKNOWN_INTERVAL = "unknown_interval"
+    NON_FINITE = "non_finite"
+    NON_POSITIVE_PRICE = "non_positive_price"
+    HIGH_BELOW_LOW = "high_below_low"
+    OUTSIDE_RANGE = "outside_range"
+    NEGATIVE_VOLUME = "negative_volume"
+    MISALIGNED_TIME = "misaligned_time"
+    FUTURE_TIME = "future_time"
+    NOT_CLOSED = "not_closed"
+    OTHER_ENVIRONMENT = "other_environment"
+    LATE = "late"
+    REVISION = "revision"
+    TOO_MANY_SERIES = "too_many_series"
+
+
+class Abstained(StrEnum):
+    """Why an agent gives no prediction for a bar."""
+
+    WARMING_UP = "warming_up"
+    OTHER_INTERVAL = "other_interval"
+    DEADLINE = "deadline"
+    NON_FINITE = "non_finite"
+    ERROR = "error"
+
+
+class Refused(ValueError):  # noqa: N818 (what happened, as the glossary has it)
+    """An entry that must not enter: a typed reason and one sentence that names the field."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Bar(msgspec.Struct, frozen=True):
+    """One closed OHLCV interval of one symbol.
+
+    Raises `Refused` at birth when it is not a bar that could have happened.
+
+    >>> bar = Bar("BTCUSDT", "1m", 60_000, 100.0, 102.0, 99.0, 101.0, 5.0)
+    >>> bar.close_time
+    120000
+    >>> Bar("BTCUSDT", "1m", 60_000, 100.0, 98.0, 99.0, 101.0, 5.0)
+    Traceback (most recent call last):
+    quantum_ai_engine.events.Refused: high 98.0 is below low 99.0
+    """
+
+    symbol: str
+    interval: str
+    open_time: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+    def __post_init__(self) -> None:
+        low, high = self.low, self.high
+        if not low <= self.open <= high or not low <= self.close <= high:
+            raise _refused_range(self)
+        # From here no price is NaN: a comparison with one would have failed above.
+        if low <= 0.0:
+            raise Refused(Reason.NON_POSITIVE_PRICE, f"low {low} is not positive")
+        if not high < math.inf or not -math.inf < self.volume < math.inf:
+            raise _refused_non_finite(self)
+        if self.volume < 0.0:
+            raise Refused(Reason.NEGATIVE_VOLUME, f"volume {self.volume} is negative")
+        interval_ms = INTERVAL_MS.get(self.interval)
+        if interval_ms is None:
+            raise Refused(
+                Reason.UNKNOWN_INTERVAL,
+                f"interval {self.interval!r} is not one of {', '.join(INTERVALS)}",
+            )
+        if self.open_time % interval_ms or not 0 <= self.open_time <= LAST_TIME_MS:
+            raise Refused(
+                Reason.MISALIGNED_TIME,
+                f"open_time {self.open_time} is not a multiple of {self.interval} in ms since 1970",
+            )
+        if not SYMBOL.fullmatch(self.symbol):
+            raise Refused(
+                Reason.BAD_SYMBOL,
+                f"symbol {self.symbol!r} is not 1 to 64 letters, digits or ._:/-",
+            )
+
+    @property
+    def ohlcv(self) -> tuple[float, float, float, float, float]:
+        return self.open, self.high, self.low, self.close, self.volume
+
+    @property
+    def interval_ms(self) -> int:
+        return INTERVAL_MS[self.interval]
+
+    @property
+    def close_time(self) -> int:
+        return self.open_time + INTERVAL_MS[self.interval]
+
+
+def _refused_non_finite(bar: Bar) -> Refused:
+    bad = [
+        f"{name} {value}"
+        for name in ("open", "high", "low", "close", "volume")
+        if not math.isfinite(value := getattr(bar, name))
+    ]
+    return Refused(Reason.NON_FINITE, f"not a finite number: {', '.join(bad)}")
+
+
+def _refused_range(bar: Bar) -> Refused:
+    if not all(map(math.isfinite, (bar.open, bar.high, bar.low, bar.close))):
+        return _refused_non_finite(bar)
+    if bar.high < bar.low:
+        return Refused(Reason.HIGH_BELOW_LOW, f"high {bar.high} is below low {bar.low}")
+    return Refused(
+        Reason.OUTSIDE_RANGE,
+        f"open {bar.open} or close {bar.close} is outside low {bar.low} to high {bar.high}",
+    )
+
+
+class Vote(msgspec.Struct, frozen=True):
+    """One agent's calibrated P(up over the horizon) and its share of the forecast."""
+
+    agent: str
+    bundle: str
+    probability: float
+    trust: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.probability <= 1.0:
+            raise ValueError(f"probability {self.probability} of {self.agent} is outside 0 to 1")
+        if not 0.0 <= self.trust <= 1.0:
+            raise ValueError(f"trust {self.trust} of {self.agent} is outside 0 to 1")
+
+
+class Abstention(msgspec.Struct, frozen=True):
+    """One agent's typed reason for having no prediction."""
+
+    agent: str
+    reason: Abstained
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """What the ensemble believes of one bar; confidence is 2·|probability − 0.5|."""
+
+    probability: float
+    confidence: float
+    votes: tuple[Vote, ...]
+    abstained: tuple[Abstention, ...]
+    effective_votes: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.probability < 1.0:
+            raise ValueError(f"forecast {self.probability} is not inside 0 to 1")
+        if abs(sum(vote.trust for vote in self.votes) - 1.0) > 1e-9:
+            raise ValueError("the trust of the votes does not sum to 1")
+
+
+class Stance(StrEnum):
+    """Which way the target points."""
+
+    LONG = "long"
+    SHORT = "short"
+    FLAT = "flat"
+
+
+class Thresholds(msgspec.Struct, frozen=True):
+    """The probabilities at which long and short are entered."""
+
+    long: float
+    short: float
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What the adaptive policy allowed: its mode, and the largest exposure."""
+
+    mode: str
+    exposure_cap: float
+
+
+class Risk(msgspec.Struct, frozen=True):
+    """What the risk brain says: its state, open breakers, and reasons for a constraint."""
+
+    state: str
+    breakers: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """What subscribers receive: an absolute target for one symbol, with its reasons and its end.
+
+    `target` is a signed fraction of equity; it is never a delta, so that a subscriber that missed
+    one signal is right again with the next.
+    """
+
+    schema: int
+    id: str
+    environment: str
+    symbol: str
+    interval: str
+    close_time: int
+    produced_at: int
+    valid_until: int
+    horizon_bars: int
+    probability: float
+    confidence: float
+    stance: Stance
+    target: float
+    votes: tuple[Vote, ...]
+    abstained: tuple[Abstention, ...]
+    effective_votes: float
+    thresholds: Thresholds
+    policy: Policy
+    risk: Risk
+    schema_hash: str
+    row_hash: str
+    engine: str
+    config_hash: str
+    latency_us: dict[str, int]
+
+    def __post_init__(self) -> None:
+        if not abs(self.target) <= self.policy.exposure_cap <= 1.0:
+            raise ValueError(f"target {self.target} is outside the cap {self.policy.exposure_cap}")
+        if not 0.0 <= self.confidence <= 1.0:
+            raise ValueError(f"confidence {self.confidence} is outside 0 to 1")
+        if (self.target > 0.0) != (self.stance is Stance.LONG) or (self.target < 0.0) != (
+            self.stance is Stance.SHORT
+        ):
+            raise ValueError(f"target {self.target} contradicts stance {self.stance}")
+
+
+def signal_id(symbol: str, interval: str, close_time: int) -> str:
+    """The key by which receivers tell one signal from another.
+
+    >>> signal_id("BTCUSDT", "1m", 120_000)
+    'BTCUSDT|1m|120000'
+    """
+    return f"{symbol}|{interval}|{close_time}"
+
+
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+def encode_bar(bar: Bar) -> bytes:
+    """The bar as msgpack: the value of the one field `b` of an entry of the bar stream.
+
+    >>> bar = Bar("BTCUSDT", "1m", 60_000, 100.0, 102.0, 99.0, 101.0, 5.0)
+    >>> msgspec.msgpack.decode(encode_bar(bar), type=Bar) == bar
+    True
+    """
+    return _ENCODER.encode(bar)

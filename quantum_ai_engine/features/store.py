@@ -1,0 +1,96 @@
+"""The feature state of every series, and the recent rows that agents and readers look back on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quantum_ai_engine.features import kernel
+from quantum_ai_engine.features.schema import SETS, FeatureSet
+
+LOOKBACK = max(feature_set.window for feature_set in SETS.values())
+_BAR_COLUMNS = np.arange(len(kernel.FIELDS), dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What a burst of n bars gave, in the order of the bars.
+
+    `values` [n, columns] are the kernel's rows, `counts` [n] the bars seen by each series then,
+    and `windows[name]` [n, window, columns of the set] the window that ends with each row.
+    """
+
+    values: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    windows: dict[str, NDArray[np.float64]]
+
+
+class FeatureStore:
+    """Feature state for many series, addressed by a small integer, growing by doubling.
+
+    Every series has one state row, one ring of its recent bars, and for each feature set one
+    ring of rows. Memory is fixed per series and independent of how long it runs.
+    """
+
+    def __init__(self, sets: tuple[FeatureSet, ...], capacity: int = 16) -> None:
+        self.sets = sets
+        self._states = kernel.new_states(capacity)
+        self._bars = _new_rings(capacity, len(kernel.FIELDS))
+        self._rings = {s.name: _new_rings(capacity, len(s.columns)) for s in sets}
+        self._indices = {s.name: s.indices for s in sets}
+
+    def reserve(self, series: int) -> None:
+        """Make room for `series` series, keeping what is there."""
+        while len(self._states) < series:
+            self._states = _doubled(self._states)
+            self._bars = _doubled(self._bars)
+            self._rings = {name: _doubled(ring) for name, ring in self._rings.items()}
+
+    def step(self, series: NDArray[np.int64], bars: NDArray[np.float64]) -> Rows:
+        """Advance `series[i]` by bar i of `bars` [n, 5], in order; a series may come repeatedly."""
+        n = len(bars)
+        values = np.empty((n, kernel.COLUMN_COUNT))
+        counts = np.empty(n, dtype=np.int64)
+        kernel.burst(self._states, series, bars, values, counts)
+        recent = np.empty((n, 1, len(kernel.FIELDS)))
+        kernel.push(self._bars, series, counts, bars, _BAR_COLUMNS, recent)
+        windows = {}
+        for s in self.sets:
+            windows[s.name] = np.empty((n, s.window, len(s.columns)))
+            kernel.push(
+                self._rings[s.name], series, counts, values, self._indices[s.name], windows[s.name]
+            )
+        return Rows(values, counts, windows)
+
+    def count(self, series: int) -> int:
+        """Bars seen by a series."""
+        return int(self._states[series, 0])
+
+    def window(self, series: int, name: str) -> NDArray[np.float64]:
+        """The newest window [window, columns] of a set, oldest row first; a view, not a copy."""
+        length = next(s.window for s in self.sets if s.name == name)
+        return self._latest(self._rings[name], series, length)
+
+    def recent_bars(self, series: int, length: int) -> NDArray[np.float64]:
+        """The newest `length` bars [length, 5], oldest first (at most `LOOKBACK`)."""
+        return self._latest(self._bars, series, min(length, self.count(series)))
+
+    def recent_column(self, series: int, column: str, length: int) -> NDArray[np.float64]:
+        """The newest `length` values of a kernel column (at most `LOOKBACK`), oldest first."""
+        owner = next(s for s in self.sets if column in s.columns)
+        rows = self._latest(self._rings[owner.name], series, min(length, self.count(series)))
+        return rows[:, owner.columns.index(column)]
+
+    def _latest(self, rings: NDArray[np.float64], series: int, length: int) -> NDArray[np.float64]:
+        end = (self.count(series) - 1) % LOOKBACK + LOOKBACK + 1
+        return rings[series, end - length : end]
+
+
+def _new_rings(capacity: int, columns: int) -> NDArray[np.float64]:
+    """Rings [capacity, 2·LOOKBACK, columns] of NaN: an unfilled window is NaN by itself."""
+    return np.full((capacity, 2 * LOOKBACK, columns), np.nan)
+
+
+def _doubled(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    fill = 0.0 if array.ndim == 2 else np.nan
+    return np.concatenate([array, np.full_like(array, fill)])

@@ -1,0 +1,1 @@
+"""Where bars come from when nobody sends them live: recorded files and a paper market."""

@@ -1,0 +1,1 @@
+"""Risk: from what the ensemble believes to how much to hold."""

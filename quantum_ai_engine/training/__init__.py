@@ -1,0 +1,1 @@
+"""From recorded bars to a verified bundle: labelled windows, training, calibration, export."""

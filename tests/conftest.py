@@ -1,0 +1,66 @@
+"""What all tests share: a real Redis, and real bundles trained once."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from quantum_ai_engine.config import RedisSettings, Settings
+from quantum_ai_engine.daemon.client import Client, connect
+from quantum_ai_engine.daemon.embedded import EmbeddedRedis
+from quantum_ai_engine.market.paper import PaperMarket
+from quantum_ai_engine.market.table import BarTable
+
+START_MS = 1_735_689_600_000  # 2025-01-01
+
+
+@pytest.fixture(scope="session")
+def history() -> BarTable:
+    """Bars of a paper market: 3 symbols, 1,200 minutes."""
+    return PaperMarket(7, 3, start_ms=START_MS).table(1_200)
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory, history: BarTable) -> Path:
+    """A directory with a real `gru` and a real `patchtst`, hardly trained."""
+    from quantum_ai_engine.training.export import train_bundle
+    from quantum_ai_engine.training.fit import TrainOptions
+
+    directory = tmp_path_factory.mktemp("bundles")
+    options = TrainOptions(epochs=1, samples_per_epoch=256)
+    for kind in ("gru", "patchtst"):
+        train_bundle(kind, history, directory, options, lambda _: None)
+    return directory
+
+
+@pytest.fixture
+async def redis(tmp_path: Path) -> AsyncIterator[EmbeddedRedis]:
+    """A server of our own, empty."""
+    async with EmbeddedRedis(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def settings(redis: EmbeddedRedis, bundles: Path, tmp_path: Path) -> Settings:
+    """Settings for recorded bars: their own clock, no burn-in beyond the agents' windows."""
+    from quantum_ai_engine.config import load
+
+    return load(
+        None,
+        environ={},
+        overrides={
+            "engine.clock": "bars",
+            "engine.burn_in_bars": 0,
+            "engine.state_dir": str(tmp_path),
+            "redis.url": redis.url,
+            "agents.bundles": str(bundles),
+            "http.port": 0,
+        },
+    ).settings
+
+
+@pytest.fixture
+async def client(redis: EmbeddedRedis) -> AsyncIterator[Client]:
+    """A client of that server."""
+    async with connect(RedisSettings(), redis.url) as connected:
+        yield connected

@@ -1,0 +1,141 @@
+"""Tests of the systemd unit: that it says what it must, and that systemd agrees."""
+
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from quantum_ai_engine.config import CREDENTIALS, read_credentials
+
+SYSTEMD = Path(__file__).parents[2] / "deploy" / "systemd"
+UNIT = SYSTEMD / "quantum-ai-engine.service"
+needs_systemd = pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
+)
+
+
+def read_unit() -> dict[str, list[str]]:
+    """Each setting's values, in order: a unit may give a setting more than once."""
+    settings: dict[str, list[str]] = defaultdict(list)
+    for line in UNIT.read_text(encoding="utf-8").splitlines():
+        key, mark, value = line.partition("=")
+        if mark and not line.startswith("#"):
+            settings[key].append(value)
+    return settings
+
+
+def check(unit: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [SYSTEMD / "check.sh", unit], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("Alias", "quantum_ai_engine.service"),
+        ("ExecStartPre", "/opt/quantum-ai-engine/bin/quantum-ai-engine doctor --warm"),
+        (
+            "ExecStart",
+            "/opt/quantum-ai-engine/bin/quantum-ai-engine serve "
+            "--config /etc/quantum-ai-engine/engine.toml",
+        ),
+        ("TimeoutStartSec", "180"),
+        ("TimeoutStopSec", "10"),
+        ("KillMode", "mixed"),
+        ("CPUQuota", "350%"),
+        ("MemoryLow", "3G"),
+        ("MemoryHigh", "10G"),
+        ("MemoryMax", "12G"),
+        ("StateDirectory", "quantum-ai-engine"),
+        ("StateDirectoryMode", "0700"),
+        ("CacheDirectoryMode", "0700"),
+        ("ConfigurationDirectory", "quantum-ai-engine"),
+        ("IPAddressDeny", "any"),
+        ("IPAddressAllow", "localhost"),
+    ],
+)
+def test_says_what_it_must(key: str, value: str) -> None:
+    """Each of these is said exactly once."""
+    assert read_unit()[key] == [value]
+
+
+def test_bad_settings_are_not_restarted() -> None:
+    """L48: exit status 78 is final, and other failures have a start limit."""
+    unit = read_unit()
+    assert unit["Restart"] == ["on-failure"]
+    assert unit["RestartPreventExitStatus"] == ["78"]
+    assert int(unit["StartLimitBurst"][0]) * float(unit["RestartSec"][0]) < float(
+        unit["StartLimitIntervalSec"][0]
+    )
+
+
+def test_watchdog_is_set() -> None:
+    """L06: systemd ends an engine that completes no work."""
+    assert read_unit()["WatchdogSec"] == ["30"]
+
+
+def test_nothing_depends_on_the_directory_of_the_caller() -> None:
+    """L49: programs are absolute paths, and the working directory is the engine's own."""
+    unit = read_unit()
+    assert unit["WorkingDirectory"] == ["%S/quantum-ai-engine"]
+    assert all(command.startswith("/") for key in unit if "Exec" in key for command in unit[key])
+
+
+def test_what_must_stay_off_is_off() -> None:
+    """Each of these would break the compiled kernel, the CPU's detection or OpenMP."""
+    unit = read_unit()
+    assert "MemoryDenyWriteExecute" not in unit
+    assert "ProcSubset" not in unit
+    assert "OMP_NUM_THREADS=1" in " ".join(unit["Environment"])
+
+
+def test_libraries_have_one_thread_each() -> None:
+    """The pool's workers are the parallelism; compiled code goes to the cache directory."""
+    environment = " ".join(read_unit()["Environment"]).split()
+    assert {"OMP_NUM_THREADS=1", "MKL_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1"} < set(environment)
+    assert "NUMBA_CACHE_DIR=%C/quantum-ai-engine/numba" in environment
+
+
+def test_password_is_optional(tmp_path: Path) -> None:
+    """The credential has a default, which the settings read as no password."""
+    unit = read_unit()
+    (loaded,), (default,) = unit["LoadCredential"], unit["SetCredential"]
+    name, _, value = default.partition(":")
+    assert loaded == f"{name}:/etc/quantum-ai-engine/redis-password"
+    (tmp_path / name).write_text(value.encode().decode("unicode_escape"))
+    (layer,) = read_credentials({"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert layer.values == {CREDENTIALS[name]: ""}
+
+
+@needs_systemd
+def test_systemd_agrees() -> None:
+    """The unit verifies in silence and scores at most 1.0."""
+    result = check(UNIT)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "Overall exposure level" in result.stdout
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ("PrivateMounts=yes", "PrivateMounts=no", "above 1.0"),
+        ("WatchdogSec=30", "WatchdogSeconds=30", "WatchdogSeconds"),
+        ("SetCredential=redis-password:\\n", "SetCredential=redis-password:", "Invalid syntax"),
+        ("ExecStart=/opt/quantum-ai-engine/bin/", "ExecStart=/none/", "not executable"),
+    ],
+)
+def test_check_finds_faults(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    """The check fails for a weaker sandbox and for a setting that systemd would ignore."""
+    text = UNIT.read_text(encoding="utf-8")
+    assert old in text
+    unit = tmp_path / UNIT.name
+    unit.write_text(text.replace(old, new), encoding="utf-8")
+    result = check(unit)
+    assert result.returncode == 1
+    assert complaint in result.stderr

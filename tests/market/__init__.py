@@ -1,0 +1,1 @@
+"""Tests of recorded bars and of the paper market."""

@@ -1,0 +1,163 @@
+"""Export: the bundle that serves is the model that was trained, or there is none."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quantum_ai_engine.agents.bundle import Bundle, BundleError, read_bundle
+from quantum_ai_engine.agents.load import load_agent
+from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.training.dataset import Dataset, TrainingError, build
+from quantum_ai_engine.training.export import script, train_bundle
+from quantum_ai_engine.training.fit import Progress, TrainOptions, Windows, logits, train
+from quantum_ai_engine.training.models.gru import Gru
+from quantum_ai_engine.training.models.registry import MODELS
+
+Walk = Callable[..., BarTable]
+QUICK = TrainOptions(epochs=1, samples_per_epoch=256, batch=64)
+
+
+def ignore(_: Progress) -> None: ...
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def bundle(
+    request: pytest.FixtureRequest, walk: Walk, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    directory = tmp_path_factory.mktemp(request.param)
+    return train_bundle(request.param, walk(bars=1600), directory, QUICK, ignore)
+
+
+@pytest.fixture(scope="module")
+def dataset(bundle: Bundle, walk: Walk) -> Dataset:
+    return build(walk(bars=1600), bundle.feature_set, bundle.manifest.horizon_bars)
+
+
+def test_the_agent_answers_as_the_trained_model(
+    bundle: Bundle, dataset: Dataset, walk: Walk
+) -> None:
+    """L22: held-out windows give the agent what the model in eager mode gives, calibrated."""
+    trained = train(bundle.manifest.kind, walk(bars=1600), QUICK, ignore)
+    eager = logits(trained.model, Windows(dataset), dataset.test, 256)
+    agent = load_agent(bundle)
+    raw = dataset.windows(dataset.test)[:200]
+    expected = bundle.manifest.calibration.apply(eager[:200])
+    np.testing.assert_allclose(agent.predict(raw), expected, atol=1e-5)
+
+
+def test_golden_pair_is_of_held_out_windows(bundle: Bundle, dataset: Dataset) -> None:
+    """L20: the golden windows are real, raw and held out, and the agent answers them alike."""
+    windows, probabilities = bundle.golden()
+    np.testing.assert_array_equal(windows, dataset.windows(dataset.test)[[0, -1]])
+    np.testing.assert_allclose(load_agent(bundle).predict(windows), probabilities, atol=1e-5)
+
+
+def test_dropout_is_off_in_the_payload(bundle: Bundle, dataset: Dataset) -> None:
+    """L22: the payload says that it is in eval mode and answers twice alike."""
+    module = torch.jit.load(str(bundle.path / "model.pt"))
+    windows = Windows(dataset).get(torch.from_numpy(dataset.test.row[:50]))
+    assert module.training is False
+    with torch.no_grad():
+        assert torch.equal(module(windows), module(windows))
+
+
+def test_the_manifest_tells_how_it_was_trained(bundle: Bundle, dataset: Dataset) -> None:
+    """L27: spans, embargo, data hash, target, base rate and library versions are stated."""
+    manifest = bundle.manifest
+    assert manifest.spans.data_sha256 == dataset.data_sha256
+    assert manifest.spans.symbols == dataset.symbols
+    assert manifest.spans.embargo_bars == 5 + dataset.feature_set.window
+    assert manifest.spans.train.to_ms < manifest.spans.validation.from_ms
+    assert manifest.spans.validation.to_ms < manifest.spans.test.from_ms
+    assert manifest.spans.test.samples == manifest.held_out.samples == len(dataset.test)
+    assert manifest.base_rate == dataset.base_rate
+    assert manifest.normaliser == dataset.normaliser
+    assert manifest.target.definition.startswith("1 if ln(close[t + 5] / close[t]) > 0")
+    assert manifest.libraries.keys() == {"numba", "numpy", "python", "quantum-ai-engine", "torch"}
+    assert manifest.libraries["torch"] == torch.__version__
+
+
+def test_held_out_scores_are_those_of_the_agent(bundle: Bundle, dataset: Dataset) -> None:
+    """L20: the scores in the manifest are those of the probabilities that the agent gives."""
+    agent, raw = load_agent(bundle), dataset.windows(dataset.test)
+    p = np.concatenate([agent.predict(raw[i : i + 256]) for i in range(0, len(raw), 256)])
+    scores = bundle.manifest.held_out
+    assert scores.brier == pytest.approx(np.mean((p - dataset.test.rose) ** 2), abs=1e-6)
+    assert scores.bias == pytest.approx(np.mean(p - dataset.test.rose), abs=1e-6)
+    assert sum(b.count for b in scores.reliability) == scores.samples
+
+
+def test_a_golden_pair_of_another_model_is_refused(
+    bundle: Bundle, walk: Walk, tmp_path: Path
+) -> None:
+    """L23: the same bundle with another model's golden answers does not warm up."""
+    manifest = bundle.manifest
+    wrong = tuple(1.0 - p for p in manifest.golden.probabilities)
+    golden = msgspec.structs.replace(manifest.golden, probabilities=wrong)
+    changed = msgspec.structs.replace(manifest, golden=golden)
+    for name in manifest.files:
+        (tmp_path / name).write_bytes((bundle.path / name).read_bytes())
+    (tmp_path / "manifest.json").write_bytes(msgspec.json.encode(changed))
+    with pytest.raises(BundleError, match="golden input gives probabilities off"):
+        load_agent(read_bundle(tmp_path)).warm_up()
+
+
+class Branching(nn.Module):
+    """Answers by another path once it is scripted, as a faulty model would."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        total = windows.mean(dim=[1, 2])  # [batch]
+        return total + 1.0 if torch.jit.is_scripting() else total
+
+
+def test_a_graph_that_differs_is_not_exported(walk: Walk) -> None:
+    """L22: when TorchScript answers otherwise than the model, export fails; nothing falls back."""
+    data = train("gru", walk(), QUICK, ignore).dataset
+    with pytest.raises(TrainingError, match="the scripted model differs from the trained one by 1"):
+        script(Branching(), data)
+
+
+def test_exports_in_eval_mode_whatever_it_is_given(walk: Walk) -> None:
+    """L22: a model that is still in training mode is exported without dropout."""
+    data = train("gru", walk(), QUICK, ignore).dataset
+    model = Gru(dropout=0.5).train()
+    module = torch.jit.load(io.BytesIO(script(model, data)))
+    windows = Windows(data).get(torch.from_numpy(data.test.row[:20]))
+    with torch.no_grad():
+        torch.testing.assert_close(module(windows), model.eval()(windows))
+
+
+def test_an_existing_bundle_is_refused_before_the_training(walk: Walk, tmp_path: Path) -> None:
+    """L23: a bundle is never overwritten, and that is said before the work is done."""
+    (tmp_path / "mine").mkdir()
+    told: list[Progress] = []
+    options = TrainOptions(epochs=1, name="mine")
+    with pytest.raises(TrainingError, match="exists; remove it or choose another --name"):
+        train_bundle("gru", walk(), tmp_path, options, told.append)
+    assert not told
+
+
+def test_a_failed_training_leaves_nothing_behind(walk: Walk, tmp_path: Path) -> None:
+    """L23: there is a whole bundle or none."""
+    with pytest.raises(TrainingError):
+        train_bundle("gru", walk(bars=60), tmp_path / "new", QUICK, ignore)
+    assert not (tmp_path / "new").exists()
+
+
+def test_torch_keeps_its_threads(walk: Walk, tmp_path: Path) -> None:
+    """The agent's single thread does not slow the next training down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        named = TrainOptions(epochs=1, samples_per_epoch=64, batch=64, name="short")
+        made = train_bundle("gru", walk(), tmp_path, named, ignore)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert made.path == tmp_path / "short"
