@@ -152,7 +152,7 @@ async def _until_done(daemon: Daemon, feeding: "asyncio.Task[int]", bars: int | 
     """Until Ctrl-C, or until all bars that were asked for have been dealt with."""
     stopped = asyncio.ensure_future(daemon.stop.wait())
     await asyncio.wait({stopped, feeding}, return_when=asyncio.FIRST_COMPLETED)
-    while not daemon.stop.is_set() and daemon.status.seen < (bars or 0):
+    while not daemon.stop.is_set() and daemon.status.seen < (bars or 0):  # noqa: ASYNC110 (a demo)
         await asyncio.sleep(0.05)
     stopped.cancel()
 

@@ -111,10 +111,10 @@ class Ledger:
         for letter in dead:
             fields = letter.fields()
             letters += [len(fields), *fields]
+        head: list[str | int] = [start, end, self._owner, SIGNALS_KEPT, DEAD_KEPT, len(signals)]
         written, offset, owner = await self._script(
             keys=[self._keys.state, self._keys.signals, self._keys.dead],
-            args=[start, end, self._owner, SIGNALS_KEPT, DEAD_KEPT, len(signals)]
-            + [*published, *letters],
+            args=[*head, *published, *letters],
         )
         if written or (offset.decode() == end and owner.decode() == self._owner):
             return  # the second: it was written before, only the reply was lost

@@ -1,0 +1,1 @@
+"""Tests of quantum_ai_engine."""

@@ -1,0 +1,1 @@
+"""Tests that two ways to the same number agree."""
