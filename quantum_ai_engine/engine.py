@@ -120,7 +120,8 @@ class Engine:
 
     def learn(self, bars: Sequence[Bar]) -> None:
         """Take bars into order and feature state, and nothing else."""
-        self._advance(bars, Round())
+        admitted, _ = self._advance(bars, Round())
+        self.newest_close = max([self.newest_close, *(bars[i].close_time for i in admitted)])
 
     async def process(self, bars: Sequence[Bar], now_ms: int | None, stage: Stage) -> Round:
         """Take a batch of bars through all stages.

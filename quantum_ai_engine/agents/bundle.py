@@ -191,6 +191,7 @@ def write_bundle(directory: Path, manifest: Manifest, files: dict[str, bytes]) -
         for name, data in {**files, MANIFEST: text}.items():
             _write_durably(temporary / name, data)
         temporary.chmod(0o755)
+        read_bundle(temporary)  # what would be refused must not appear under its name
         temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary)
@@ -233,7 +234,10 @@ def _check_files(bundle: Bundle) -> None:
     if unlisted := present - listed.keys():
         raise BundleError(f"bundle {path}: {min(unlisted)} is not in the manifest; remove it")
     for name, expected in listed.items():
-        actual = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        try:
+            actual = hashlib.sha256((path / name).read_bytes()).hexdigest()
+        except OSError as error:
+            raise BundleError(f"bundle {path}: cannot read {name}: {error.strerror}") from error
         if actual != expected:
             size = (path / name).stat().st_size
             raise BundleError(
@@ -260,6 +264,9 @@ def _check_schema(bundle: Bundle) -> None:
             f"bundle {bundle.path}: the normaliser has {len(manifest.normaliser.mean)} columns, "
             f"{known.name} has {len(known.columns)}"
         )
-    windows, probabilities = bundle.golden()
+    try:
+        windows, probabilities = bundle.golden()
+    except ValueError as error:
+        raise BundleError(f"bundle {bundle.path}: the golden windows differ in shape") from error
     if windows.shape != (len(probabilities), known.window, len(known.columns)):
         raise BundleError(f"bundle {bundle.path}: the golden input has shape {windows.shape}")

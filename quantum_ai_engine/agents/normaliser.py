@@ -23,7 +23,7 @@ class Normaliser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"{len(self.mean)} means but {len(self.scale)} scales")
         if not np.isfinite([*self.mean, *self.scale, self.clamp]).all():
             raise ValueError("a statistic is not a finite number")
-        if min(*self.scale, self.clamp) <= 0.0:
+        if min([*self.scale, self.clamp]) <= 0.0:
             raise ValueError("a scale or the clamp is not positive")
 
     def apply(self, windows: NDArray[np.float64]) -> tuple[NDArray[np.float32], int]:

@@ -43,12 +43,20 @@ class TorchScriptAgent:
         shape = (LARGEST_BATCH, self.feature_set.window, len(self.feature_set.columns))
         noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         self.batches = CANDIDATE_BATCHES
-        reference = self._logits(noise, LARGEST_BATCH)
+        try:
+            reference = self._logits(noise, LARGEST_BATCH)
+        except (RuntimeError, ValueError, AttributeError) as error:
+            raise self._refused("does not answer windows of its feature set with logits") from error
+        if self._logits(np.vstack([noise[:1], -noise[1:]]), LARGEST_BATCH)[0] != reference[0]:
+            raise self._refused("gives no answer that depends on the window alone")
         self.batches = tuple(
             batch
             for batch in CANDIDATE_BATCHES
-            if np.array_equal(self._logits(noise, batch), reference)
+            if np.array_equal(self._logits(noise, batch), reference, equal_nan=True)
         )
+
+    def _refused(self, what: str) -> BundleError:
+        return BundleError(f"bundle {self._bundle.path}: the model {what}; export it again")
 
     def warm_up(self) -> None:
         torch.set_num_threads(1)

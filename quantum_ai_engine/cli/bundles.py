@@ -28,7 +28,8 @@ def validate(path: PathArgument) -> None:
             broken += 1
             out.print(f"[red]broken[/] {error}", soft_wrap=True)
         else:
-            out.print(f"[green]whole[/]  {bundle_path}  {bundle.manifest.kind}  {bundle.digest}")
+            line = f"[green]whole[/]  {bundle_path}  {bundle.manifest.kind}  {bundle.digest}"
+            out.print(line, soft_wrap=True)
     if broken:
         raise typer.Exit(1)
 

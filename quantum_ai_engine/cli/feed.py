@@ -40,7 +40,7 @@ def feed(
         str | None, typer.Option(help="Interval, when the file names none.")
     ] = None,
     environment: Annotated[str | None, typer.Option(help="Mark every bar with it.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the paper market.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the paper market.", min=0)] = 1,
     bars: Annotated[int | None, typer.Option(help="Stop after so many bars.", min=1)] = None,
     restart: Annotated[bool, typer.Option(help="Begin again instead of resuming.")] = False,
     config: ConfigOption = None,
@@ -51,7 +51,11 @@ def feed(
     pace = parse_speed(speed)
     if source == "paper":
         name, total = f"paper-{seed}-{interval or '1m'}", bars
-        tables = paper_tables(PaperMarket(seed, start_ms=PAPER_START_MS, interval=interval or "1m"))
+        try:
+            market = PaperMarket(seed, start_ms=PAPER_START_MS, interval=interval or "1m")
+        except ValueError as error:
+            raise CommandError(f"--interval: {error}") from error
+        tables = paper_tables(market)
     else:
         path = Path(source)
         table = read_bars(path, symbol=symbol, interval=interval)
@@ -88,7 +92,8 @@ def plan(tables: Iterator[BarTable], start: int, total: int | None, speed: float
         skipped = min(max(start - done, 0), rows)
         cut = table.rows(0, rows)
         together = speed == MAX_SPEED
-        yield from steps(cut, INTERVAL_MS[table.interval], skipped, together=together)
+        if skipped < rows:
+            yield from steps(cut, INTERVAL_MS[table.interval], skipped, together=together)
         done += rows
         if total is not None and done >= total:
             return

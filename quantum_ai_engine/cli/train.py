@@ -47,8 +47,9 @@ def train(
 ) -> None:
     """Train an agent and write its bundle: whole and proven, or not at all."""
     directory = out or bundle_dir(load_settings(config, assignments).settings)
+    table = read_bars(data, symbol=symbol, interval=interval)
     try:
-        table = read_bars(data, symbol=symbol, interval=interval).head(first)
+        table = table.head(first)
         if symbols:
             table = table.only(symbols.split(","))
     except (UnknownSymbolError, ValueError) as error:
@@ -80,6 +81,8 @@ def train_with_bar(
         return train_bundle(kind, table, directory, options, _shown(bar, kind))
     except TrainingError as error:
         raise CommandError(str(error)) from error
+    except OSError as error:
+        raise CommandError(f"cannot write a bundle to {directory}: {error.strerror}") from error
 
 
 def describe(bundle: Bundle) -> None:

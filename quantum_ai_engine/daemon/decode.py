@@ -82,7 +82,7 @@ def _values(entry: Mapping[bytes, bytes]) -> Mapping[str, Any]:
 def _unpacked(payload: bytes, unpack: Any) -> Mapping[str, Any]:
     try:
         values = unpack(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Reason.UNDECODABLE, str(error).lower()) from error
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise Refused(Reason.UNDECODABLE, "the payload is not a map from field names to values")

@@ -1,5 +1,6 @@
 """Bars in: reading the stream forward for rounds, and backward to warm state up again."""
 
+import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from quantum_ai_engine.events import Bar, Refused
 
 Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 
+RESUBSCRIBE_S = 1.0
 TAIL_CHUNK = 1000
 TAIL_MOST = 500_000  # entries looked back on at most, for symbols that hardly ever trade
 
@@ -87,17 +89,19 @@ async def bridge(client: Client, keys: Keys) -> None:
     """Copy messages of the bar channel into the stream, for publishers that cannot XADD.
 
     At most once until then: a message published while nobody listens is gone. A message is put
-    in as it came, so that a bad one becomes a dead letter with its reason. Ends when Redis cannot
-    be reached.
+    in as it came, so that a bad one becomes a dead letter with its reason. While Redis cannot be
+    reached it tries again, until cancelled.
     """
-    with contextlib.suppress(*Unreachable):
-        async with client.pubsub() as channel:
-            await channel.subscribe(keys.bars_channel)
-            async for message in channel.listen():
-                if message["type"] == "message":
-                    payload = message["data"]
-                    name = "json" if payload.lstrip()[:1] == b"{" else "b"
-                    await client.xadd(keys.bars, {name: payload})
+    while True:
+        with contextlib.suppress(*Unreachable):
+            async with client.pubsub() as channel:
+                await channel.subscribe(keys.bars_channel)
+                async for message in channel.listen():
+                    if message["type"] == "message":
+                        payload = message["data"]
+                        name = "json" if payload.lstrip()[:1] == b"{" else "b"
+                        await client.xadd(keys.bars, {name: payload})
+        await asyncio.sleep(RESUBSCRIBE_S)
 
 
 def _time_ms(entry_id: str) -> int:

@@ -20,6 +20,7 @@ from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import Signal, Stance
 
 LEARN_CHUNK = 1000
+CANCEL_AGAIN_S = 0.05
 
 log = structlog.get_logger()
 
@@ -109,11 +110,7 @@ class Rounds:
         position = await self._ledger.position()
         if position != self.position:
             await self._rebuild(position)
-        if self._status.redis_error is not None:
-            log.info("Redis serves", event_name="redis_up", position=position)
-        self._status.redis_error = None
-        self._metrics.ready.set(1)
-        self._failures = 0
+        self._serving()
 
     async def _rebuild(self, position: str) -> None:
         """A new engine, taught silently by the bars before the position."""
@@ -149,8 +146,10 @@ class Rounds:
             await asyncio.wait({read, stopped}, return_when=asyncio.FIRST_COMPLETED)
             return read.result() if read.done() else []
         finally:
-            for task in (read, stopped):
-                task.cancel()
+            stopped.cancel()
+            while not read.done():
+                read.cancel()  # before Python 3.12 `wait_for` may swallow one: ask again
+                await asyncio.wait({read}, timeout=CANCEL_AGAIN_S)
             await asyncio.gather(read, stopped, return_exceptions=True)
 
     async def _round(self, entries: Sequence[Entry]) -> None:
@@ -182,7 +181,14 @@ class Rounds:
             except Unreachable as error:
                 await self._back_off(error)
         self.position = self._status.position = end
+        self._serving()
+
+    def _serving(self) -> None:
+        """Say that Redis serves, if it did not."""
+        if self._status.redis_error is not None:
+            log.info("Redis serves", event_name="redis_up", position=self.position)
         self._status.redis_error = None
+        self._metrics.ready.set(1)
         self._failures = 0
 
     async def _back_off(self, error: BaseException) -> None:

@@ -74,6 +74,8 @@ class Status:
 
     def reason(self) -> str | None:
         """Why the state is not ok, in a sentence."""
+        if self.stopping:
+            return "the daemon is stopping"
         if self.redis_error is not None:
             return f"Redis cannot serve: {self.redis_error}"
         if self.state() == "degraded":

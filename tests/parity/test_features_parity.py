@@ -117,6 +117,7 @@ SETS_OF_THE_CONTRACT = {
     "patchtst8": "log_return log_high log_low log_volume_ratio volatility_20 rsi_14 macd"
     " momentum_10",
 }
+LONE = Decimal(4)  # a deviation over 20 is less exact when the newest value lies far from all
 # Products and quotients only: their error is a share of the value itself.
 PURE_RATIOS = {"rsi_14", "volume_ratio_20", "high_low", "open_close"}
 
@@ -125,9 +126,11 @@ def scale(column: str, x: History, t: int, exact: Decimal) -> Decimal:
     """What the tolerance is a share of: the value, and the numbers whose difference it is."""
     if column in PURE_RATIOS:
         return abs(exact)
-    if column == "bollinger_20":  # one rounding of a price, in units of 4s
+    if column == "bollinger_20":  # one rounding of a price, in units of 4s; and that of s
         s = deviation(last(x.c, t, 20))
-        return max(ONE, abs(exact), x.c[t] / s / 4) if s else ONE
+        return max(LONE * abs(exact), LONE, x.c[t] / s / 4) if s else ONE
+    if column == "volatility_20":
+        return max(ONE, LONE * abs(exact))
     if column == "macd":  # a rounding of an average as large as the dearest bar before
         return max(x.c[: t + 1]) / x.c[t]
     return max(ONE, abs(exact))
@@ -219,10 +222,10 @@ def test_every_column_equals_its_definition(story: str) -> None:
 moves = st.floats(1e-6, 0.3) | st.floats(-0.3, -1e-6) | st.just(0.0)
 volumes = st.just(0.0) | st.floats(1e-6, 1e15)
 wicks = st.just(0.0) | st.floats(1e-9, 0.5)
-shapes = st.lists(st.tuples(moves, wicks, wicks, volumes), min_size=1, max_size=70)
+shapes = st.lists(st.tuples(moves, wicks, wicks, volumes), min_size=31, max_size=80)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=100)
 @given(shapes, st.sampled_from([1e-8, 0.37, 100.0, 1e9]))
 def test_any_bars_give_what_the_definitions_say(
     steps: list[tuple[float, float, float, float]], price: float
@@ -271,7 +274,7 @@ def test_batch_equals_stream_bit_for_bit(column: str) -> None:
 @settings(deadline=None, max_examples=25)
 @given(st.randoms(use_true_random=False), st.integers(1, 400))
 def test_a_burst_equals_the_history_of_each_series(random: object, burst_size: int) -> None:
-    """L11: however series interleave and bursts are cut, each series gets its own history's rows."""
+    """L11: however series interleave and bursts are cut, each series gets its own rows."""
     histories = [walk(200, 100.0, 1e-3, 1), flat_stretches()[:150], volume_prints()[:250]]
     series = np.repeat(np.arange(3), [len(bars) for bars in histories])
     random.shuffle(series)  # type: ignore[attr-defined]
