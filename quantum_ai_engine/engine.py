@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,14 @@ class Round:
     unheard: list[Abstention] = field(default_factory=list)
 
 
+class _Admitted(NamedTuple):
+    """A bar that is new to its series, and the newest close time seen up to it."""
+
+    bar: Bar
+    series: int
+    newest_close: int
+
+
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     """A processed bar for which a signal is due: its row in the burst, and now, in ms."""
@@ -120,8 +128,7 @@ class Engine:
 
     def learn(self, bars: Sequence[Bar]) -> None:
         """Take bars into order and feature state, and nothing else."""
-        admitted, _ = self._advance(bars, Round())
-        self.newest_close = max([self.newest_close, *(bars[i].close_time for i in admitted)])
+        self._advance(bars, Round())
 
     async def process(self, bars: Sequence[Bar], now_ms: int | None, stage: Stage) -> Round:
         """Take a batch of bars through all stages.
@@ -132,7 +139,7 @@ class Engine:
         done = Round()
         with stage("features"):
             admitted, rows = self._advance(bars, done)
-        candidates = self._candidates(bars, admitted, rows, now_ms, done)
+        candidates = self._candidates(admitted, rows, now_ms, done)
         with stage("predict"):
             forecasts = await self._forecasts(candidates, rows)
         with stage("decide"):
@@ -179,10 +186,10 @@ class Engine:
             return bars[:, kernel.FIELDS.index(name)].tolist()  # type: ignore[no-any-return]
         return self._store.recent_column(series, name, length).tolist()  # type: ignore[no-any-return]
 
-    def _advance(self, bars: Sequence[Bar], done: Round) -> tuple[list[int], Rows]:
-        """Order the bars and step the features; which positions were new, and their rows."""
+    def _advance(self, bars: Sequence[Bar], done: Round) -> tuple[list[_Admitted], Rows]:
+        """Order the bars and step the features; which were new, and their rows."""
         gaps_before = self._order.gaps
-        admitted, series = [], []
+        admitted: list[_Admitted] = []
         for position, bar in enumerate(bars):
             try:
                 i = self._admit(bar)
@@ -192,12 +199,13 @@ class Engine:
             if i is None:
                 done.duplicates += 1
             else:
-                admitted.append(position)
-                series.append(i)
+                self.newest_close = max(self.newest_close, bar.close_time)
+                admitted.append(_Admitted(bar, i, self.newest_close))
         done.processed = len(admitted)
         done.gaps = self._order.gaps - gaps_before
-        values = np.array([bars[position].ohlcv for position in admitted]).reshape(-1, 5)
-        return admitted, self._store.step(np.array(series, dtype=np.int64), values)
+        series = np.array([a.series for a in admitted], dtype=np.int64)
+        values = np.array([a.bar.ohlcv for a in admitted]).reshape(-1, 5)
+        return admitted, self._store.step(series, values)
 
     def _admit(self, bar: Bar) -> int | None:
         """The series of a bar that is new, None for a duplicate; raises `Refused` otherwise."""
@@ -231,25 +239,17 @@ class Engine:
         return self._series[key]
 
     def _candidates(
-        self,
-        bars: Sequence[Bar],
-        admitted: Sequence[int],
-        rows: Rows,
-        now_ms: int | None,
-        done: Round,
+        self, admitted: Sequence[_Admitted], rows: Rows, now_ms: int | None, done: Round
     ) -> list[_Candidate]:
         """The bars that are past burn-in and still fresh; the others are counted as silent."""
         candidates = []
-        for row, position in enumerate(admitted):
-            bar = bars[position]
-            self.newest_close = max(self.newest_close, bar.close_time)
-            now = self.newest_close if now_ms is None else now_ms
+        for row, (bar, series, newest_close) in enumerate(admitted):
+            now = newest_close if now_ms is None else now_ms
             if rows.counts[row] < self._settings.burn_in_bars:
                 done.silent["burn_in"] += 1
             elif now > self._valid_until(bar):
                 done.silent["expired"] += 1
             else:
-                series = self._series[bar.symbol, bar.interval]
                 candidates.append(_Candidate(row, bar, series, now))
         return candidates
 

@@ -151,7 +151,8 @@ async def _until(deadline_s: float, jobs: Sequence["asyncio.Future[NDArray[np.fl
     for job in late:
         job.cancel()
     for job in done:
-        job.exception()  # read from the worker's own future; here only marked as seen
+        if not job.cancelled():  # as those are that waited when the pool was closed
+            job.exception()  # read from the worker's own future; here only marked as seen
 
 
 def _abstained(reason: Abstained, rows: int) -> Answer:

@@ -79,8 +79,10 @@ class Daemon:
                     if server is not None:
                         service.append(tasks.create_task(_outlive(server)))
                     await self._serve(tasks.create_task(rounds.run(self.stop)))
-                    for task in service:
-                        task.cancel()
+                    while service:  # before Python 3.12 `wait_for` may swallow a cancellation
+                        for task in service:
+                            task.cancel()
+                        service = list((await asyncio.wait(service, timeout=0.05))[1])
 
     async def _serve(self, work: asyncio.Task[None]) -> None:
         """Until the rounds end by themselves, or for a short while after `stop`."""
@@ -116,7 +118,7 @@ class Daemon:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
             yield watchdog.run(self.notifier, interval_s / 3, _complain)
         if settings.ingest.pubsub_bridge:
-            yield bridge(client, Keys.of(settings.redis))
+            yield bridge(client, Keys.of(settings.redis), self.metrics.bridged.inc)
 
     def _say_ready(self, url: str) -> None:
         self.notifier.ready()

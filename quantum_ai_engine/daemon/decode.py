@@ -1,6 +1,6 @@
 """From an entry of the bar stream to a bar, or to the reason why it is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -11,6 +11,10 @@ FIELDS = msgspec.structs.fields(Bar)
 REQUIRED = tuple(field.name for field in FIELDS)
 OPTIONAL = ("environment", "is_closed", "revision")
 _NAMES = {name.encode(): name for name in (*REQUIRED, *OPTIONAL)}
+_UNPACK: dict[bytes, Callable[[bytes], Any]] = {
+    b"b": msgspec.msgpack.decode,
+    b"json": msgspec.json.decode,
+}
 
 
 class _Wire(msgspec.Struct, frozen=True):
@@ -69,22 +73,21 @@ def _values(entry: Mapping[bytes, bytes]) -> Mapping[str, Any]:
     """Name → value of a flat entry, or of the one field `b` or `json`."""
     if len(entry) == 1:
         (name, payload), *_ = entry.items()
-        if name == b"b":
-            return _unpacked(payload, msgspec.msgpack.decode)
-        if name == b"json":
-            return _unpacked(payload, msgspec.json.decode)
+        if name in _UNPACK:
+            return decode_map(name, payload)
     try:
         return {_NAMES.get(name) or name.decode(): value.decode() for name, value in entry.items()}
     except UnicodeDecodeError as error:
         raise Refused(Reason.UNDECODABLE, f"a field is not UTF-8: {error}") from error
 
 
-def _unpacked(payload: bytes, unpack: Any) -> Mapping[str, Any]:
+def decode_map(name: bytes, payload: bytes) -> Mapping[str, Any]:
+    """The map in a field `b` (msgpack) or `json`. Raises `Refused`."""
     try:
-        values = unpack(payload)
+        values = _UNPACK[name](payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused(Reason.UNDECODABLE, str(error).lower()) from error
-    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise Refused(Reason.UNDECODABLE, "the payload is not a map from field names to values")
     return values
 

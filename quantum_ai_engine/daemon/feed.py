@@ -3,18 +3,18 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.commit import START, DeadLetter
-from quantum_ai_engine.daemon.decode import decode
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.decode import decode, decode_map
+from quantum_ai_engine.daemon.keys import Keys, partition_of
 from quantum_ai_engine.events import Bar, Refused
 
 Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 
-RESUBSCRIBE_S = 1.0
+RECONNECT_S = 1.0
 TAIL_CHUNK = 1000
 TAIL_MOST = 500_000  # entries looked back on at most, for symbols that hardly ever trade
 
@@ -85,12 +85,12 @@ class BarFeed:
             await self._client.xtrim(self._keys.bars, minid=oldest, approximate=True)
 
 
-async def bridge(client: Client, keys: Keys) -> None:
+async def bridge(client: Client, keys: Keys, count: Callable[[], None]) -> None:
     """Copy messages of the bar channel into the stream, for publishers that cannot XADD.
 
-    At most once until then: a message published while nobody listens is gone. A message is put
-    in as it came, so that a bad one becomes a dead letter with its reason. While Redis cannot be
-    reached it tries again, until cancelled.
+    At most once until then: a message published while nobody listens is gone. Each partition's
+    process copies its own; `count()` is called for each. A message is put in as it came, so that a
+    bad one becomes a dead letter with its reason.
     """
     while True:
         with contextlib.suppress(*Unreachable):
@@ -100,8 +100,19 @@ async def bridge(client: Client, keys: Keys) -> None:
                     if message["type"] == "message":
                         payload = message["data"]
                         name = "json" if payload.lstrip()[:1] == b"{" else "b"
-                        await client.xadd(keys.bars, {name: payload})
-        await asyncio.sleep(RESUBSCRIBE_S)
+                        if _partition(name, payload, keys.partitions) == keys.partition:
+                            await client.xadd(keys.bars, {name: payload})
+                            count()
+        await asyncio.sleep(RECONNECT_S)
+
+
+def _partition(name: str, payload: bytes, partitions: int) -> int:
+    """Whose message it is: that of its symbol's partition, or the first's when it has no symbol."""
+    try:
+        symbol = decode_map(name.encode(), payload)["symbol"]
+    except (Refused, KeyError):
+        return 0
+    return partition_of(str(symbol), partitions)
 
 
 def _time_ms(entry_id: str) -> int:

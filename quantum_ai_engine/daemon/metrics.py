@@ -17,7 +17,7 @@ from quantum_ai_engine.engine import Round
 from quantum_ai_engine.events import Abstention, Signal
 
 # The moment at which each series began would double their number, for nothing.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 _LATENCY_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
@@ -57,6 +57,7 @@ class Metrics:
         self.dead = counter("dead_letters", "Refused entries", "reason")
         self.gaps = counter("gaps", "Holes in front of a bar")
         self.trimmed = counter("position_trimmed", "Starts at a position trimmed from the stream")
+        self.bridged = counter("bridged_messages", "Messages copied from the bar channel")
         self.redis_failures = counter("redis_failures", "Failures to reach Redis")
         self.dropped_logs = gauge("log_records_dropped", "Log records dropped, the queue was full")
         self.build_info = gauge("build_info", "What runs", "version", "build", "config")

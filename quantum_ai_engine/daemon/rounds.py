@@ -135,6 +135,7 @@ class Rounds:
         )
         self.engine, self.position = engine, position
         self._status.position = position
+        self._status.last_close_time = engine.newest_close or None
 
     async def _read(self, stop: asyncio.Event) -> list[Entry]:
         """The next batch; nothing when `stop` comes first."""

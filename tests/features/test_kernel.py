@@ -78,7 +78,7 @@ def test_the_logarithm_of_one_is_zero() -> None:
 
 
 def test_every_column_is_ready_exactly_as_the_table_says() -> None:
-    """L13: a column is NaN before its bar, finite from it on, and each has the place of its name."""
+    """L13: a column is NaN before its bar, finite from it on, in the place of its name."""
     rows = kernel.matrix(walk(100, 1))
     for column, ready_at in READY_AT.items():
         values = rows[:, AT[column]]

@@ -7,6 +7,7 @@ the fortieth digit, so a difference from it is the kernel's own error, and that 
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
+from random import Random
 
 import numpy as np
 import pytest
@@ -273,11 +274,11 @@ def test_batch_equals_stream_bit_for_bit(column: str) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(st.randoms(use_true_random=False), st.integers(1, 400))
-def test_a_burst_equals_the_history_of_each_series(random: object, burst_size: int) -> None:
+def test_a_burst_equals_the_history_of_each_series(random: Random, burst_size: int) -> None:
     """L11: however series interleave and bursts are cut, each series gets its own rows."""
     histories = [walk(200, 100.0, 1e-3, 1), flat_stretches()[:150], volume_prints()[:250]]
     series = np.repeat(np.arange(3), [len(bars) for bars in histories])
-    random.shuffle(series)  # type: ignore[attr-defined]
+    random.shuffle(series)
     bars, seen = np.empty((len(series), 5)), [0, 0, 0]
     for i, s in enumerate(series):
         bars[i] = histories[s][seen[s]]

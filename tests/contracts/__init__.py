@@ -1,0 +1,1 @@
+"""Tests of the protocols: one suite, run over every implementation."""

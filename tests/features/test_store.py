@@ -1,0 +1,193 @@
+"""The store: state per series, rows written once into rings, windows that slide by one."""
+
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from quantum_ai_engine.features import kernel
+from quantum_ai_engine.features.schema import SETS, FeatureSet
+from quantum_ai_engine.features.store import LOOKBACK, FeatureStore
+
+ALL_SETS = tuple(SETS.values())
+SERIES = 3
+HISTORY = 320  # bars per series: more than two turns of the rings
+
+Bars = NDArray[np.float64]
+
+
+def walk(n: int, seed: int) -> Bars:
+    random = np.random.default_rng(seed)
+    closes = 100.0 * np.exp(np.cumsum(random.normal(0.0, 1e-3, n)))
+    opens = np.concatenate([closes[:1], closes[:-1]])
+    highs, lows = np.maximum(opens, closes) * 1.0005, np.minimum(opens, closes) * 0.9995
+    return np.column_stack([opens, highs, lows, closes, random.exponential(1e3, n)])
+
+
+HISTORIES = [walk(HISTORY, seed) for seed in range(SERIES)]
+ROWS = [kernel.matrix(bars) for bars in HISTORIES]
+
+
+def one(series: int) -> NDArray[np.int64]:
+    return np.array([series], dtype=np.int64)
+
+
+def fed(bars: int, sets: tuple[FeatureSet, ...] = ALL_SETS) -> FeatureStore:
+    """A store whose series 0 has seen the first bars of its history."""
+    store = FeatureStore(sets, capacity=1)
+    store.step(np.zeros(bars, dtype=np.int64), HISTORIES[0][:bars])
+    return store
+
+
+def expected_window(series: int, count: int, s: FeatureSet) -> Bars:
+    """The rows that end with bar `count`, NaN where there was none."""
+    window = np.full((s.window, len(s.columns)), np.nan)
+    rows = ROWS[series][max(0, count - s.window) : count, s.indices]
+    window[s.window - len(rows) :] = rows
+    return window
+
+
+def same(left: Bars, right: Bars) -> bool:
+    return left.shape == right.shape and left.tobytes() == np.ascontiguousarray(right).tobytes()
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.randoms(use_true_random=False), st.integers(1, 300))
+def test_windows_are_the_history_however_bars_come(random: Random, burst_size: int) -> None:
+    """L14: each bar's window is its series' own last rows, for any interleaving and burst size.
+
+    Bursts repeat series, so that several rows enter one ring within one call.
+    """
+    order = np.repeat(np.arange(SERIES), HISTORY)
+    random.shuffle(order)
+    store, seen = FeatureStore(ALL_SETS, capacity=SERIES), [0] * SERIES
+    for start in range(0, len(order), burst_size):
+        series = order[start : start + burst_size]
+        counts = []
+        for i in series:
+            seen[i] += 1
+            counts.append(seen[i])
+        bars = np.array([HISTORIES[i][n - 1] for i, n in zip(series, counts, strict=True)])
+        rows = store.step(series, bars)
+        assert rows.counts.tolist() == counts
+        for at, (i, n) in enumerate(zip(series, counts, strict=True)):
+            assert same(rows.values[at], ROWS[i][n - 1])
+            for s in ALL_SETS:
+                assert same(rows.windows[s.name][at], expected_window(i, n, s))
+
+
+def test_row_k_is_row_k_plus_1_of_the_bar_before() -> None:
+    """L14: from bar to bar a window moves by one row, and only the last row is new."""
+    store = FeatureStore(ALL_SETS, capacity=1)
+    before: dict[str, Bars] = {}
+    for n, bar in enumerate(HISTORIES[0], start=1):
+        rows = store.step(one(0), bar[np.newaxis])
+        for s in ALL_SETS:
+            window = rows.windows[s.name][0]
+            if n > 1:
+                assert same(window[:-1], before[s.name][1:])
+            if n >= s.window_ready_at:
+                assert np.isfinite(window).all()
+                assert len(np.unique(window, axis=0)) == s.window, "a row was copied"
+            before[s.name] = window
+
+
+@pytest.mark.parametrize("s", ALL_SETS, ids=lambda s: s.name)
+def test_a_window_is_whole_at_its_bar_and_not_before(s: FeatureSet) -> None:
+    """L13: until warm-up + W − 1 bars the oldest row holds NaN, so that no agent can use it."""
+    store = fed(s.window_ready_at - 1)
+    assert np.isnan(store.window(0, s.name)[0]).any()
+    store.step(one(0), HISTORIES[0][s.window_ready_at - 1 : s.window_ready_at])
+    assert np.isfinite(store.window(0, s.name)).all()
+
+
+def test_results_of_a_burst_outlive_the_next_one() -> None:
+    """L25: what a burst returned is its own; later bars do not write into it."""
+    store = fed(200)
+    rows = store.step(one(0), HISTORIES[0][200:201])
+    kept = {name: window.copy() for name, window in rows.windows.items()}
+    store.step(np.zeros(100, dtype=np.int64), HISTORIES[0][201:301])
+    assert all(same(rows.windows[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 127, 128, 129, 255, 256, 257, 300])
+def test_the_newest_window_is_a_view_of_the_ring(count: int) -> None:
+    """`window` shows the last rows without a copy, wherever the ring stands."""
+    store = fed(count)
+    for s in ALL_SETS:
+        view = store.window(0, s.name)
+        assert same(view, expected_window(0, count, s))
+        assert not view.flags.owndata
+
+
+def test_growth_keeps_what_is_there() -> None:
+    """Room for more series changes nothing for those that are known, and new ones start cold."""
+    store, still = fed(150), fed(150)
+    store.reserve(40)
+    assert store.count(0) == 150
+    assert [store.count(i) for i in range(1, 40)] == [0] * 39
+    for s in ALL_SETS:
+        assert same(store.window(0, s.name), still.window(0, s.name))
+        assert np.isnan(store.window(39, s.name)).all()
+    both = [x.step(one(0), HISTORIES[0][150:151]) for x in (store, still)]
+    assert same(both[0].values, both[1].values)
+    assert same(store.step(one(39), HISTORIES[1][:1]).values, ROWS[1][:1])
+
+
+def test_reserving_less_than_there_is_changes_nothing() -> None:
+    """A smaller or repeated wish neither shrinks nor clears."""
+    store = fed(10)
+    for wish in (0, 1, 1):
+        store.reserve(wish)
+    assert store.count(0) == 10
+
+
+def test_a_series_takes_the_same_memory_for_ever() -> None:
+    """State and rings are fixed when a series is made: running on allocates nothing."""
+    store = fed(300)
+    arrays = (store._states, store._bars, *store._rings.values())
+    sizes = [array.nbytes for array in arrays]
+    store.step(np.zeros(HISTORY, dtype=np.int64), HISTORIES[1])
+    after = (store._states, store._bars, *store._rings.values())
+    assert all(old is new for old, new in zip(arrays, after, strict=True))
+    assert [array.nbytes for array in after] == sizes
+
+
+def test_an_empty_burst_is_nothing() -> None:
+    """No bars give no rows and move no series."""
+    store = fed(5)
+    rows = store.step(np.empty(0, dtype=np.int64), np.empty((0, 5)))
+    assert rows.values.shape == (0, kernel.COLUMN_COUNT)
+    assert rows.windows["gru9"].shape == (0, 32, 9)
+    assert store.count(0) == 5
+
+
+@pytest.mark.parametrize("count", [1, 5, 127, 128, 129, 300])
+@pytest.mark.parametrize("length", [1, 7, 128])
+def test_recent_bars_are_the_newest(count: int, length: int) -> None:
+    """L53: the newest bars as they came, oldest first; fewer when fewer were seen."""
+    recent = fed(count).recent_bars(0, length)
+    assert same(recent, HISTORIES[0][max(0, count - length) : count])
+
+
+@pytest.mark.parametrize("count", [1, 5, 129, 300])
+@pytest.mark.parametrize("column", ["rsi_14", "macd", "sma_30"])
+def test_recent_values_of_a_column_are_found_by_name(count: int, column: str) -> None:
+    """L13: the newest values of a column of whichever set has it, oldest first."""
+    at = [name for name, _ in kernel.COLUMNS].index(column)
+    recent = fed(count).recent_column(0, column, 20)
+    assert same(np.ascontiguousarray(recent), ROWS[0][max(0, count - 20) : count, at])
+
+
+@pytest.mark.parametrize("count", [LOOKBACK, 200, 300])
+def test_no_more_than_the_lookback_is_shown(count: int) -> None:
+    """L08: asked for more than is kept, the store shows what is kept, and never a bar twice."""
+    store = fed(count)
+    newest = slice(count - LOOKBACK, count)
+    at = [name for name, _ in kernel.COLUMNS].index("rsi_14")
+    assert same(store.recent_bars(0, 500), HISTORIES[0][newest])
+    shown = np.ascontiguousarray(store.recent_column(0, "rsi_14", 500))
+    assert same(shown, ROWS[0][newest, at])
