@@ -6,12 +6,13 @@ key wins, and `Origins` remembers which. A key that no room knows is refused by 
 
 import difflib
 import hashlib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -309,11 +310,10 @@ def _check(settings: Settings) -> None:
             "risk.short_threshold + risk.hysteresis must not lie inside the dead band "
             f"(0.5 − risk.dead_band = {0.5 - risk.dead_band:g}); lower it or the others"
         )
-    if urlsplit(redis.url).password:
-        raise ConfigError(
-            "redis.url holds a password; give it as a credential (redis-password) or as "
-            f"{environment_name('redis.password')}"
-        )
+    _check_url(redis.url)
+    for key, value in flatten(settings).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{key} = {value} is not a finite number")
     if redis.partition >= redis.partitions:
         raise ConfigError(
             f"redis.partition = {redis.partition} is not below redis.partitions = "
@@ -323,4 +323,18 @@ def _check(settings: Settings) -> None:
         raise ConfigError(
             f"redis.timeout_ms = {redis.timeout_ms} must be above redis.block_ms = "
             f"{redis.block_ms}, or every idle read would count as a failure"
+        )
+
+
+def _check_url(url: str) -> None:
+    """An address that can be read, without the password that would then be shown with it."""
+    try:
+        parts = urlsplit(url)
+        has_password = bool(parts.password) or "password" in parse_qs(parts.query)
+    except ValueError as error:
+        raise ConfigError(f"redis.url = {url!r} is not a URL: {error}") from error
+    if has_password:
+        raise ConfigError(
+            "redis.url holds a password; give it as a credential (redis-password) or as "
+            f"{environment_name('redis.password')}"
         )

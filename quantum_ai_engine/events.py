@@ -15,6 +15,8 @@ INTERVAL_UNITS_MS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 INTERVALS = "1s 5s 10s 15s 30s 1m 2m 3m 5m 10m 15m 20m 30m 1h 2h 3h 4h 6h 8h 12h 1d".split()  # noqa: SIM905 (a list of 21 strings reads worse)
 INTERVAL_MS = {name: int(name[:-1]) * INTERVAL_UNITS_MS[name[-1]] for name in INTERVALS}
+# Outside of these no feature could be computed exactly; no market has been there.
+LOWEST_PRICE, HIGHEST_PRICE, HIGHEST_VOLUME = 1e-15, 1e15, 1e21
 LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 
@@ -32,6 +34,7 @@ class Reason(StrEnum):
     HIGH_BELOW_LOW = "high_below_low"
     OUTSIDE_RANGE = "outside_range"
     NEGATIVE_VOLUME = "negative_volume"
+    OUT_OF_BAND = "out_of_band"
     MISALIGNED_TIME = "misaligned_time"
     FUTURE_TIME = "future_time"
     NOT_CLOSED = "not_closed"
@@ -87,12 +90,14 @@ class Bar(msgspec.Struct, frozen=True):
         if not low <= self.open <= high or not low <= self.close <= high:
             raise _refused_range(self)
         # From here no price is NaN: a comparison with one would have failed above.
+        if not -math.inf < low or not high < math.inf or not -math.inf < self.volume < math.inf:
+            raise _refused_non_finite(self)
         if low <= 0.0:
             raise Refused(Reason.NON_POSITIVE_PRICE, f"low {low} is not positive")
-        if not high < math.inf or not -math.inf < self.volume < math.inf:
-            raise _refused_non_finite(self)
         if self.volume < 0.0:
             raise Refused(Reason.NEGATIVE_VOLUME, f"volume {self.volume} is negative")
+        if low < LOWEST_PRICE or high > HIGHEST_PRICE or self.volume > HIGHEST_VOLUME:
+            raise _refused_band(self)
         interval_ms = INTERVAL_MS.get(self.interval)
         if interval_ms is None:
             raise Refused(
@@ -130,6 +135,14 @@ def _refused_non_finite(bar: Bar) -> Refused:
         if not math.isfinite(value := getattr(bar, name))
     ]
     return Refused(Reason.NON_FINITE, f"not a finite number: {', '.join(bad)}")
+
+
+def _refused_band(bar: Bar) -> Refused:
+    return Refused(
+        Reason.OUT_OF_BAND,
+        f"low {bar.low}, high {bar.high} or volume {bar.volume} is outside prices of "
+        f"{LOWEST_PRICE:g} to {HIGHEST_PRICE:g} and volumes up to {HIGHEST_VOLUME:g}",
+    )
 
 
 def _refused_range(bar: Bar) -> Refused:
@@ -246,8 +259,12 @@ class Signal(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not abs(self.target) <= self.policy.exposure_cap <= 1.0:
             raise ValueError(f"target {self.target} is outside the cap {self.policy.exposure_cap}")
-        if not 0.0 <= self.confidence <= 1.0:
-            raise ValueError(f"confidence {self.confidence} is outside 0 to 1")
+        if not abs(self.target) <= self.confidence <= 1.0:
+            raise ValueError(f"target {self.target} is beyond the confidence {self.confidence}")
+        if not 0.0 < self.probability < 1.0:
+            raise ValueError(f"probability {self.probability} is not inside 0 to 1")
+        if not 0.0 < self.effective_votes <= len(self.votes) + 1e-9:
+            raise ValueError(f"{self.effective_votes} effective votes of {len(self.votes)}")
         if (self.target > 0.0) != (self.stance is Stance.LONG) or (self.target < 0.0) != (
             self.stance is Stance.SHORT
         ):

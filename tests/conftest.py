@@ -16,8 +16,8 @@ START_MS = 1_735_689_600_000  # 2025-01-01
 
 @pytest.fixture(scope="session")
 def history() -> BarTable:
-    """Bars of a paper market: 3 symbols, 1,200 minutes."""
-    return PaperMarket(7, 3, start_ms=START_MS).table(1_200)
+    """Bars of a paper market: 3 symbols, 1,600 minutes."""
+    return PaperMarket(7, 3, start_ms=START_MS).table(1_600)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ def equal_trust(agents: int) -> float:
 def combine(votes: Sequence[Vote], abstained: Sequence[Abstention]) -> Forecast | None:
     """The trust-weighted mean of log-odds (logarithmic pooling, Genest and Zidek 1986).
 
-    Effective votes are 1 / Σ trust² (Kish 1965). None when nobody voted: there is no fallback.
+    Effective votes are 1 / Σ trust² (Kish 1965). None when nobody with trust voted: there is no
+    fallback.
 
     >>> both = combine([Vote("a", "x", 0.5, 0.5), Vote("b", "y", 0.8, 0.5)], [])
     >>> round(both.probability, 4), both.effective_votes
@@ -24,7 +25,7 @@ def combine(votes: Sequence[Vote], abstained: Sequence[Abstention]) -> Forecast 
     >>> combine([], []) is None
     True
     """
-    if not votes:
+    if not any(vote.trust > 0.0 for vote in votes):
         return None
     log_odds = sum(vote.trust * _log_odds(vote.probability) for vote in votes)
     probability = 1.0 / (1.0 + math.exp(-log_odds))

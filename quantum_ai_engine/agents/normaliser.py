@@ -28,6 +28,8 @@ class Normaliser(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def apply(self, windows: NDArray[np.float64]) -> tuple[NDArray[np.float32], int]:
         """Windows [n, window, columns] as the model reads them, and how many were clamped."""
+        if windows.shape[-1] != len(self.mean):
+            raise ValueError(f"{windows.shape[-1]} columns, but statistics of {len(self.mean)}")
         z = (windows - np.asarray(self.mean)) / np.asarray(self.scale)
         clamped = int(np.count_nonzero(np.abs(z) > self.clamp))
         return np.clip(z, -self.clamp, self.clamp).astype(np.float32), clamped

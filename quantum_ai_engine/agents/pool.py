@@ -98,6 +98,8 @@ class AgentPool:
         ]
         if jobs:
             await _until(self._deadline_s, [asyncio.wrap_future(job) for _, _, job in jobs])
+        for _, _, job in jobs:
+            job.cancel()  # what waits is dropped at once, not only when the loop turns
         parts: list[list[Answer]] = [[] for _ in requests]
         for i, start, job in jobs:
             rows = min(LARGEST_BATCH, len(requests[i].windows) - start)

@@ -100,11 +100,12 @@ class Producer:
 
 def steps(table: BarTable, interval_ms: int, start: int, *, together: bool) -> Iterator[Step]:
     """Cut a table from row `start` on: by moment, or, to be sent `together`, by a thousand rows."""
+    if start >= len(table):
+        return
     if together:
         cuts = list(range(start, len(table), CHUNK))
     else:
-        moments = np.flatnonzero(np.diff(table.open_time[start:])) + 1 + start
-        cuts = [start, *moments.tolist()] if start < len(table) else []
+        cuts = [start, *(np.flatnonzero(np.diff(table.open_time[start:])) + 1 + start).tolist()]
     for first, end in zip(cuts, [*cuts[1:], len(table)], strict=True):
         yield Step(table, first, end, int(table.open_time[end - 1]) + interval_ms)
 

@@ -100,8 +100,10 @@ class Rounds:
         """Claim the partition; if the state is not that of its position, rebuild it."""
         try:
             await check_server(self._client, self._settings.redis)
-        except AuthenticationError as error:
-            if self.position is None:
+        except Unreachable as error:
+            # What happens while the client connects comes wrapped in a ConnectionError.
+            refused = isinstance(error.__cause__ or error, AuthenticationError)
+            if refused and self.position is None:
                 raise ConfigError(
                     f"Redis refuses the password ({str(error).lower()}); give the right one as "
                     "the credential redis-password or as QAE_REDIS__PASSWORD"

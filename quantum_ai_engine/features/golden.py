@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from quantum_ai_engine.features import kernel
 
 BARS = 2_000
-DIGEST = "17909bd86a3450c7"
+DIGEST = "122b8fee1343f85a"
 
 
 def bars() -> NDArray[np.float64]:
@@ -21,13 +21,14 @@ def bars() -> NDArray[np.float64]:
     for i in range(BARS):
         state = state * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407 & (1 << 64) - 1
         opened = close
-        close = max(1_000, close + (state >> 40) % 401 - 200)
+        # Flat stretches and bars without volume belong to a market, and have neutral values.
+        flat = i % 500 > 450
+        close = close if flat else max(1_000, close + (state >> 40) % 401 - 200)
         high = max(opened, close) + (state >> 20) % 90
         low = min(opened, close) - (state >> 10) % 90
-        # Flat stretches and bars without volume belong to a market, and have neutral values.
-        if i % 500 > 460:
+        if flat:
             opened = high = low = close
-        volume = 0 if i % 97 == 0 or i % 500 > 460 else (state >> 30) % 100_000
+        volume = 0 if flat or i % 97 == 0 else (state >> 30) % 100_000
         rows[i] = opened / 1_000, high / 1_000, low / 1_000, close / 1_000, volume / 8
     return rows
 

@@ -73,13 +73,17 @@ class FeatureStore:
 
     def recent_bars(self, series: int, length: int) -> NDArray[np.float64]:
         """The newest `length` bars [length, 5], oldest first (at most `LOOKBACK`)."""
-        return self._latest(self._bars, series, min(length, self.count(series)))
+        return self._latest(self._bars, series, self._held(series, length))
 
     def recent_column(self, series: int, column: str, length: int) -> NDArray[np.float64]:
         """The newest `length` values of a kernel column (at most `LOOKBACK`), oldest first."""
         owner = next(s for s in self.sets if column in s.columns)
-        rows = self._latest(self._rings[owner.name], series, min(length, self.count(series)))
+        rows = self._latest(self._rings[owner.name], series, self._held(series, length))
         return rows[:, owner.columns.index(column)]
+
+    def _held(self, series: int, length: int) -> int:
+        """How many of the newest `length` bars are there."""
+        return min(length, self.count(series), LOOKBACK)
 
     def _latest(self, rings: NDArray[np.float64], series: int, length: int) -> NDArray[np.float64]:
         end = (self.count(series) - 1) % LOOKBACK + LOOKBACK + 1

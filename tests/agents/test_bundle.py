@@ -235,8 +235,8 @@ def test_an_existing_target_is_refused(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "error"),
     [
-        ({"no/such/folder.pt": b"x"}, OSError),
-        ({"model.pt": b"x", "manifest.json": b""}, ValueError),
+        ({"no/such/folder.pt": b"x"}, FileNotFoundError),
+        ({"model.pt": b"x", "manifest.json": b""}, BundleError),
     ],
 )
 def test_a_failed_write_leaves_nothing(
@@ -260,7 +260,7 @@ def test_bundles_are_found_by_name(bundles: Path, tmp_path: Path) -> None:
 
 def test_a_directory_without_bundles_is_refused(tmp_path: Path) -> None:
     """L03: no bundle is a failure that says what to do, not an engine without agents."""
-    with pytest.raises(BundleError, match="no bundle in .*make one with `qae train`"):
+    with pytest.raises(BundleError, match=r"no bundle in .*make one with `qae train`"):
         bundle_paths(tmp_path)
-    with pytest.raises(BundleError, match="there is no bundle directory .*nowhere; make one"):
+    with pytest.raises(BundleError, match=r"there is no bundle directory .*nowhere; make one"):
         bundle_paths(tmp_path / "nowhere")

@@ -53,7 +53,7 @@ def test_a_name_without_a_bundle_is_refused(bundles: Path) -> None:
 def test_two_bundles_of_one_name_are_refused(directory: Path) -> None:
     """L01: two agents never vote under one name."""
     shutil.copytree(directory / "gru", directory / "gru-copy")
-    with pytest.raises(BundleError, match="two bundles in .* are named gru"):
+    with pytest.raises(BundleError, match=r"two bundles in .* are named gru"):
         load_agents(directory)
 
 

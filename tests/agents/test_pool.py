@@ -90,6 +90,10 @@ def pools() -> Iterator[Pools]:
     made.close()
 
 
+def fail() -> None:
+    raise ZeroDivisionError("broken")
+
+
 def windows(*first: float) -> Floats:
     """Windows [n, 4, 2] that begin with these values."""
     made = np.zeros((len(first), 4, 2))
@@ -99,7 +103,7 @@ def windows(*first: float) -> Floats:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 (what is awaited happens in another thread)
             await asyncio.sleep(0.001)
 
 
@@ -133,18 +137,13 @@ async def test_answers_come_in_the_order_of_requests(pools: Pools) -> None:
 
 async def test_an_agent_that_raises_abstains(pools: Pools) -> None:
     """L02: an exception becomes the reason `error` and is reported; the others answer."""
-    failure = ZeroDivisionError("broken")
-
-    def fail() -> None:
-        raise failure
-
     good, bad = Reader("good"), Reader("bad", fail)
     pool = pools.make(bad, good)
     answers = await pool.predict([Request(bad, windows(0.5, 0.5)), Request(good, windows(0.6))])
     assert answers[0].reasons == (Abstained.ERROR, Abstained.ERROR)
     assert np.isnan(answers[0].probabilities).all()
     assert answers[1].probabilities.tolist() == [0.6]
-    assert pools.reported == [("bad", failure)]
+    assert [(name, str(error)) for name, error in pools.reported] == [("bad", "broken")]
 
 
 async def test_no_number_is_made_of_one_that_is_not_finite(pools: Pools) -> None:
@@ -226,8 +225,8 @@ async def test_a_probe_is_real_work(pools: Pools) -> None:
     pool = pools.make(Reader("a"))
     await pool.probe()
     assert [name for name, _ in pools.observed] == ["a"]
-    with pytest.raises(AssertionError):
-        await pools.make(Reader("b", lambda: pytest.fail("broken", pytrace=False))).probe()
+    with pytest.raises(ZeroDivisionError):
+        await pools.make(Reader("b", fail)).probe()
 
 
 async def test_a_stuck_worker_is_seen(pools: Pools) -> None:

@@ -120,7 +120,7 @@ def windows(agent: TorchScriptAgent, history: BarTable) -> Floats:
 def test_any_split_gives_the_same_bits(
     agent: TorchScriptAgent, windows: Floats, cuts: list[int], seed: int
 ) -> None:
-    """L25: an answer depends on its window alone, not on how many came with it or in what order."""
+    """An answer depends on its window alone, not on how many came with it or in what order."""
     whole = agent.predict(windows)
     order = np.random.default_rng(seed).permutation(len(windows))
     split = [agent.predict(part) for part in np.split(windows[order], sorted(cuts))]

@@ -80,7 +80,7 @@ def test_an_answer_is_kept(agent: Agent, windows: Floats) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 7, 16, 39])
 def test_does_not_depend_on_the_batch(agent: Agent, windows: Floats, size: int) -> None:
-    """L25: any batch gives the bits of the whole."""
+    """Any batch gives the bits of the whole."""
     parts = [agent.predict(windows[i : i + size]) for i in range(0, len(windows), size)]
     assert np.concatenate(parts).tobytes() == agent.predict(windows).tobytes()
 

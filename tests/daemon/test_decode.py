@@ -181,7 +181,6 @@ def outcome(entry: Entry) -> Bar | Reason:
     try:
         return decode(entry, "live", LATEST)
     except Refused as error:
-        assert error.detail
         error.detail.encode()  # it is written to Redis
         return error.reason
 

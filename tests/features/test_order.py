@@ -81,7 +81,7 @@ def test_every_value_of_a_bar_counts() -> None:
 
 
 def test_a_hole_is_one_gap_and_its_bars_are_late() -> None:
-    """L40: a hole is counted once, however long, and not filled afterwards."""
+    """A hole is counted once, however long, and not filled afterwards."""
     order = Sequencer()
     assert arrivals(order, 10, 14) == "nn"
     assert order.gaps == 1

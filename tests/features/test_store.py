@@ -105,7 +105,7 @@ def test_a_window_is_whole_at_its_bar_and_not_before(s: FeatureSet) -> None:
 
 
 def test_results_of_a_burst_outlive_the_next_one() -> None:
-    """L25: what a burst returned is its own; later bars do not write into it."""
+    """What a burst returned is its own; later bars do not write into it."""
     store = fed(200)
     rows = store.step(one(0), HISTORIES[0][200:201])
     kept = {name: window.copy() for name, window in rows.windows.items()}
@@ -168,7 +168,7 @@ def test_an_empty_burst_is_nothing() -> None:
 @pytest.mark.parametrize("count", [1, 5, 127, 128, 129, 300])
 @pytest.mark.parametrize("length", [1, 7, 128])
 def test_recent_bars_are_the_newest(count: int, length: int) -> None:
-    """L53: the newest bars as they came, oldest first; fewer when fewer were seen."""
+    """The newest bars as they came, oldest first; fewer when fewer were seen."""
     recent = fed(count).recent_bars(0, length)
     assert same(recent, HISTORIES[0][max(0, count - length) : count])
 
@@ -184,7 +184,7 @@ def test_recent_values_of_a_column_are_found_by_name(count: int, column: str) ->
 
 @pytest.mark.parametrize("count", [LOOKBACK, 200, 300])
 def test_no_more_than_the_lookback_is_shown(count: int) -> None:
-    """L08: asked for more than is kept, the store shows what is kept, and never a bar twice."""
+    """Asked for more than is kept, the store shows what is kept, and never a bar twice."""
     store = fed(count)
     newest = slice(count - LOOKBACK, count)
     at = [name for name, _ in kernel.COLUMNS].index("rsi_14")

@@ -1,0 +1,110 @@
+"""`doctor`: findings about this machine, and that the command runs from anywhere."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantum_ai_engine.cli.app import main
+from quantum_ai_engine.cli.doctor import (
+    bundle_findings,
+    cores_finding,
+    examine,
+    kernel_finding,
+    redis_finding,
+    torch_finding,
+)
+from quantum_ai_engine.config import AgentsSettings, RedisSettings, Settings
+
+DECOY = "raise SystemExit('a module of the working directory was imported')\n"
+DECOYS = ("agents", "config", "daemon", "engine", "events", "features", "risk", "supervisor")
+
+
+def test_a_cuda_build_is_a_warning() -> None:
+    """A torch built for GPUs is gigabytes that serving never uses: it is said, and not fatal."""
+    finding = torch_finding(lambda: "12.8")
+    assert finding.grade == "warning"
+    assert "CUDA 12.8" in finding.text
+    assert torch_finding(lambda: None).grade == "good"
+
+
+def test_the_kernel_gives_its_bits() -> None:
+    """L11: the kernel as compiled on this machine gives the bits that it gives everywhere."""
+    assert kernel_finding().grade == "good"
+
+
+@pytest.mark.parametrize(
+    ("cores", "grade", "threads"), [(4, "good", 3), (8, "good", 3), (2, "warning", 1)]
+)
+def test_cores_of_the_budget(cores: int, grade: str, threads: int) -> None:
+    """L46: the agents' threads are inside the budget, and a machine below it is a warning."""
+    finding = cores_finding(3.5, cores)
+    assert finding == (grade, f"{cores} cores, budget 3.5: {threads} agent threads")
+
+
+def test_redis_that_answers(settings: Settings) -> None:
+    """A Redis that answers with the right policy is good."""
+    assert redis_finding(settings) == ("good", f"Redis answers at {settings.redis.url}")
+
+
+def test_redis_that_does_not_answer(tmp_path: Path) -> None:
+    """A Redis that does not answer is bad, in one sentence with its address."""
+    url = f"unix://{tmp_path}/nobody.sock"
+    finding = redis_finding(Settings(redis=RedisSettings(url=url)))
+    assert finding.grade == "bad"
+    assert f"no Redis answers at {url}" in finding.text
+
+
+def test_bundles_are_examined(bundles: Path, tmp_path: Path) -> None:
+    """L24: each bundle is whole or bad by itself; that there is none is a warning."""
+
+    def grades(directory: Path) -> list[str]:
+        settings = Settings(agents=AgentsSettings(bundles=str(directory)))
+        return [finding.grade for finding in bundle_findings(settings)]
+
+    copy = Path(shutil.copytree(bundles, tmp_path / "bundles"))
+    (copy / "gru" / "model.pt").write_bytes(b"")
+    assert grades(bundles) == ["good", "good"]
+    assert grades(copy) == ["bad", "good"]
+    assert grades(tmp_path / "nowhere") == ["warning"]
+
+
+def test_everything_is_examined(settings: Settings) -> None:
+    """With Redis and whole bundles nothing is bad."""
+    findings = list(examine(settings))
+    assert len(findings) == 7
+    assert {finding.grade for finding in findings} <= {"good", "warning"}
+
+
+def test_bad_findings_exit_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine on which the engine would fail is exit code 1."""
+    url, state = f"unix://{tmp_path}/nobody.sock", str(tmp_path)
+    arguments = ["--set", f"redis.url={url}", "--set", f"engine.state_dir={state}"]
+    monkeypatch.setattr(sys, "argv", ["qae", "doctor", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    assert "bad     no Redis answers" in capsys.readouterr().out
+
+
+def test_runs_from_a_folder_of_decoys(tmp_path: Path) -> None:
+    """L49: neither a `config` folder nor an `agents.py` in the working directory is imported."""
+    for name in DECOYS:
+        (tmp_path / f"{name}.py").write_text(DECOY)
+    (tmp_path / "config.py").unlink()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "__init__.py").write_text(DECOY)
+    ended = subprocess.run(
+        [sys.executable, "-m", "quantum_ai_engine", "doctor", "--warm"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=90,
+        cwd=tmp_path,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("good    the feature kernel gives its golden bits")

@@ -1,0 +1,129 @@
+"""`train`: a bundle that is whole and proven, or one sentence and nothing written."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from quantum_ai_engine.agents.bundle import read_bundle
+from quantum_ai_engine.cli.app import main
+from quantum_ai_engine.market.table import BarTable
+
+
+def qae(*arguments: str) -> int:
+    """The exit code of a command, run in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["qae", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)
+
+
+def write_csv(path: Path, table: BarTable) -> str:
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["symbol", "open_time", "open", "high", "low", "close", "volume"])
+        for i, open_time in enumerate(table.open_time.tolist()):
+            symbol = table.symbols[table.symbol_index[i]]
+            rows.writerow([symbol, open_time, *table.ohlcv[i].tolist()])
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def data(history: BarTable, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Recorded bars of one symbol, enough for a small agent."""
+    path = tmp_path_factory.mktemp("data") / "bars.csv"
+    return write_csv(path, history.only(["BTCUSDT"]))
+
+
+@pytest.fixture
+def few(history: BarTable, tmp_path: Path) -> str:
+    """Recorded bars, too few for anything."""
+    return write_csv(tmp_path / "few.csv", history.only(["BTCUSDT"]).rows(0, 50))
+
+
+def refused(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence with which a training is refused; nothing was written."""
+    assert qae("train", *arguments, "--out", str(out)) == 1
+    said = [line for line in capsys.readouterr().err.splitlines() if "quantum-ai-engine" in line]
+    assert len(said) == 1
+    assert not out.exists() or list(out.iterdir()) == []
+    return said[0].removeprefix("quantum-ai-engine: ")
+
+
+def test_a_training_ends_in_a_whole_bundle(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """L21: what was trained is a bundle, and its score against the base rate is said."""
+    arguments = ("--name", "small", "--epochs", "1", "--samples", "64", "--out", str(tmp_path))
+    assert qae("train", "gru", "--data", data, *arguments) == 0
+    bundle = read_bundle(tmp_path / "small")
+    assert (bundle.manifest.name, bundle.manifest.kind) == ("small", "gru")
+    said = capsys.readouterr().err
+    assert f"Brier {bundle.manifest.held_out.brier:.4f}" in said
+    assert "skill" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+
+def test_an_unknown_kind(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A kind that cannot be trained is named beside those that can."""
+    said = refused(tmp_path / "out", capsys, "oracle", "--data", data)
+    assert said == "no kind 'oracle' can be trained; there are gru, patchtst"
+
+
+def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that is not there is named, once."""
+    path = tmp_path / "no.csv"
+    assert (
+        refused(tmp_path / "out", capsys, "gru", "--data", str(path)) == f"there is no file {path}"
+    )
+
+
+def test_too_few_bars(few: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """L27: bars from which no span can be cut train nothing."""
+    assert "give more bars" in refused(tmp_path / "out", capsys, "gru", "--data", few)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--symbols", "DOGE"), "there are no bars of symbol 'DOGE'; there are BTCUSDT"),
+        (("--first", "2"), "fraction 2.0 is not between 0 and 1"),
+        (("--horizon", "0"), "horizon_bars = 0 must be at least 1"),
+        (("--epochs", "0"), "epochs = 0 must be at least 1"),
+        (("--dead-zone", "1.5"), "dead_zone = 1.5 must be a fraction"),
+        (("--seed", "-1"), "seed = -1 must be from 0"),
+        (("--name", "../up"), "name = '../up' must be"),
+        (("--interval", "7m"), "--interval 7m is not one of"),
+    ],
+)
+def test_bad_options(
+    few: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    says: str,
+) -> None:
+    """An option that cannot be used is named with its value."""
+    assert says in refused(tmp_path / "out", capsys, "gru", "--data", few, *options)
+
+
+def test_an_existing_bundle_is_kept(
+    data: str, bundles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """L23: a training never replaces a bundle, and says so before it begins."""
+    before = read_bundle(bundles / "gru")
+    assert qae("train", "gru", "--data", data, "--out", str(bundles)) == 1
+    assert "exists; remove it or choose another --name" in capsys.readouterr().err
+    assert read_bundle(bundles / "gru") == before
+
+
+def test_a_place_that_cannot_be_written(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bundle directory that is a file is one sentence too."""
+    (tmp_path / "out").write_text("a file")
+    out, quick = str(tmp_path / "out"), ("--epochs", "1", "--samples", "64")
+    assert qae("train", "gru", "--data", data, "--out", out, *quick) == 1
+    assert f"cannot write a bundle to {out}: File exists" in capsys.readouterr().err

@@ -1,0 +1,244 @@
+"""Tests of the pulse: the watchdog is fed by completed work, and by nothing else."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from quantum_ai_engine.agents.pool import AgentPool, Request
+from quantum_ai_engine.config import RedisSettings
+from quantum_ai_engine.daemon import pulse
+from quantum_ai_engine.daemon.client import Client, connect
+from quantum_ai_engine.daemon.embedded import EmbeddedRedis
+from quantum_ai_engine.daemon.feed import BarFeed
+from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.metrics import Metrics
+from quantum_ai_engine.daemon.notify import Notifier
+from quantum_ai_engine.daemon.pulse import Heart, Watchdog, measure_loop
+from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.features.schema import SETS, FeatureSet
+
+from .test_app import KEYS, feed, until
+from .test_feed import bar
+
+LIMIT_S = 0.5
+GRU = SETS["gru9"]
+
+
+class Waiting:
+    """An agent that answers as soon as it may."""
+
+    name, bundle, interval, horizon_bars, clamped = "waiting", "0", "1m", 5, 0
+    feature_set: FeatureSet = GRU
+
+    def __init__(self) -> None:
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def warm_up(self) -> None:
+        """There is nothing to warm up."""
+
+    def predict(self, windows: NDArray[np.float64]) -> NDArray[np.float64]:
+        assert self.may_answer.wait(20)
+        return np.full(len(windows), 0.5)
+
+
+@pytest.fixture
+def agent() -> Iterator[Waiting]:
+    agent = Waiting()
+    yield agent
+    agent.may_answer.set()
+
+
+@pytest.fixture
+def pool(agent: Waiting) -> Iterator[AgentPool]:
+    pool = AgentPool([agent], 1, 0.05, lambda *_: None, lambda *_: None)
+    yield pool
+    agent.may_answer.set()
+    pool.close()
+
+
+@pytest.fixture
+def status(agent: Waiting) -> Status:
+    return Status.of([agent])
+
+
+async def test_work_feeds_the_watchdog(pool: AgentPool, status: Status) -> None:
+    """L06: rounds that turn, a loop in time and a batch through a worker."""
+    watchdog = Watchdog(pool, status, LIMIT_S)
+    for _ in range(3):
+        status.turns += 1
+        assert await watchdog.check() is None
+
+
+async def test_rounds_that_do_not_turn_starve_it(pool: AgentPool, status: Status) -> None:
+    """L06: a loop that hangs is not alive, however well everything else answers."""
+    watchdog = Watchdog(pool, status, LIMIT_S)
+    assert await watchdog.check() is None
+    assert await watchdog.check() == "the round loop has not turned since the last check"
+    status.turns += 1
+    assert await watchdog.check() is None
+
+
+async def test_a_late_loop_starves_it(pool: AgentPool, status: Status) -> None:
+    """L46: the loop's lag is measured, and too much of it counts as death."""
+    status.loop_lag_s = 0.75
+    assert await Watchdog(pool, status, LIMIT_S).check() == "the event loop was 0.8 s late"
+
+
+async def test_a_stuck_worker_starves_it(agent: Waiting, pool: AgentPool, status: Status) -> None:
+    """L46: a batch that never ends is seen, though its round went on at the deadline."""
+    agent.may_answer.clear()
+    window = np.zeros((1, GRU.window, len(GRU.columns)))
+    [answer] = await pool.predict([Request(agent, window)])
+    assert answer.reasons[0] is not None
+    await until(lambda: pool.longest_running_s() > 0.1)
+    complaint = await Watchdog(pool, status, 0.1).check()
+    assert complaint is not None
+    assert complaint.startswith("a worker has been busy with one batch for 0.")
+    agent.may_answer.set()
+    await until(lambda: pool.busy_workers == 0)
+    status.turns += 1
+    assert await Watchdog(pool, status, LIMIT_S).check() is None
+
+
+async def test_a_probe_that_does_not_come_through_starves_it(
+    agent: Waiting, pool: AgentPool, status: Status
+) -> None:
+    """L06: an idle pool must prove that it can work."""
+    agent.may_answer.clear()
+    complaint = await Watchdog(pool, status, 0.05).check()
+    assert complaint == "a probe through the pool took more than 0.1 s"
+
+
+async def test_only_good_checks_are_told(pool: AgentPool, status: Status) -> None:
+    """L06: at each bad check the complaint goes to the log, and nothing to the manager."""
+
+    class Told(Notifier):
+        """Counts what it is told."""
+
+        count = 0
+
+        def watchdog(self) -> bool:
+            self.count += 1
+            return True
+
+    told, complaints = Told(None), list[str]()
+    run = asyncio.create_task(Watchdog(pool, status, LIMIT_S).run(told, 0.001, complaints.append))
+    await until(lambda: complaints)
+    assert told.count == 1
+    status.turns += 1
+    await until(lambda: told.count == 2)
+    await ended(run)
+
+
+async def test_a_blocked_loop_is_seen(status: Status) -> None:
+    """L46: the lag is what the loop really was late by."""
+    metrics = Metrics("1", "a", "b")
+    measuring = asyncio.create_task(measure_loop(status, metrics, 0.05))
+    await asyncio.sleep(0)
+    time.sleep(0.4)  # noqa: ASYNC251 (this is the blocking call that must be seen)
+    await until(lambda: status.loop_lag_s > 0.3)
+    assert metrics.registry.get_sample_value("qae_event_loop_lag_seconds") == status.loop_lag_s
+    await until(lambda: status.loop_lag_s < 0.3)
+    await ended(measuring)
+
+
+async def ended(task: "asyncio.Task[None]") -> None:
+    """Cancel a task and wait for its end."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.05)
+    assert task.cancelled()
+
+
+@contextlib.asynccontextmanager
+async def beating(heart: Heart) -> AsyncIterator[None]:
+    """The heart at work."""
+    task = asyncio.create_task(heart.run(0.001))
+    yield
+    assert not task.done()
+    await ended(task)
+
+
+MakeHeart = Callable[[Client], Heart]
+
+
+@pytest.fixture
+def make_heart(status: Status) -> MakeHeart:
+    def make(client: Client) -> Heart:
+        metrics, settings = Metrics("1", "a", "b"), RedisSettings(bars_retention_hours=1.0)
+        return Heart(
+            client, BarFeed(client, KEYS, "live"), settings, status, metrics, Notifier(None)
+        )
+
+    return make
+
+
+async def test_no_position_no_heartbeat(
+    client: Client, make_heart: MakeHeart, status: Status
+) -> None:
+    """L06: before the first recovery there is nothing to be proud of."""
+    await make_heart(client).beat()
+    assert await client.get(KEYS.heartbeat) is None
+
+
+async def test_lag_is_told(client: Client, make_heart: MakeHeart, status: Status) -> None:
+    """L06, L40: how far the position is behind the newest entry, in metrics and heartbeat."""
+    await feed(client, [bar(1)])
+    [(newest, _)] = await client.xrange(KEYS.bars)
+    status.position = f"{int(newest.partition(b'-')[0]) - 1_500}-0"
+    heart = make_heart(client)
+    await heart.beat()
+    assert status.lag_ms == 1_500
+    assert heart.metrics.registry.get_sample_value("qae_lag_seconds") == 1.5
+
+
+async def test_the_heart_trims_the_bar_stream(
+    client: Client, make_heart: MakeHeart, status: Status
+) -> None:
+    """L42: the stream that others write to is bounded too, by time."""
+    async with client.pipeline(transaction=False) as pipe:
+        for i in range(1, 501):
+            pipe.xadd(KEYS.bars, {"b": b""}, id=f"{i}-0")
+        await pipe.execute()
+    status.position = "500-0"
+    async with beating(make_heart(client)):
+        await until(lambda: is_shorter(client, 200))
+    assert await client.xrange(KEYS.bars, "500-0", "500-0")
+
+
+async def is_shorter(client: Client, length: int) -> bool:
+    """Whether the bar stream is shorter than this."""
+    return bool(await client.xlen(KEYS.bars) < length)
+
+
+async def test_the_heart_outlives_redis(
+    make_heart: MakeHeart, status: Status, redis: EmbeddedRedis, tmp_path: Any
+) -> None:
+    """L47: while Redis is away it keeps trying, and beats again when it is back."""
+    status.position = "1-0"
+    later = EmbeddedRedis(tmp_path / "later")
+    async with connect(RedisSettings(), later.url) as client, beating(make_heart(client)):
+        async with later:
+            await until(lambda: has_beaten(later))
+        async with later, connect(RedisSettings(), later.url) as own:
+            await own.delete(KEYS.heartbeat)
+            await until(lambda: has_beaten(later))
+
+
+async def has_beaten(server: EmbeddedRedis) -> bool:
+    """Whether there is a heartbeat."""
+    async with connect(RedisSettings(), server.url) as client:
+        return bool(await client.exists(Keys("quantum").heartbeat))
+
+
+def test_the_heartbeat_outlives_a_few_beats() -> None:
+    """L06: one missed beat is not death, ten seconds of silence are."""
+    assert 3 * pulse.PERIOD_S <= pulse.EXPIRY_S <= 10

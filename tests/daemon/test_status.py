@@ -1,0 +1,124 @@
+"""Tests of what the daemon says of itself: derived from work done, never from existence."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from quantum_ai_engine.agents.base import Agent
+from quantum_ai_engine.daemon.status import AgentStatus, Status
+from quantum_ai_engine.engine import Round
+from quantum_ai_engine.events import Abstained, Abstention, Vote
+
+from .test_commit import signal
+
+
+@pytest.fixture
+def status() -> Status:
+    """A status of two agents, with Redis there."""
+    named = [cast("Agent", SimpleNamespace(name=name)) for name in ("gru", "patchtst")]
+    status = Status.of(named)
+    status.redis_error = None
+    return status
+
+
+def voted(**changes: Any) -> Round:
+    """A round in which `gru` voted and `patchtst` did not."""
+    abstained = (Abstention("patchtst", Abstained.WARMING_UP),)
+    return Round(processed=1, signals=[msgspec.structs.replace(signal(), abstained=abstained)])
+
+
+def test_before_any_work_nothing_is_ok() -> None:
+    """L05: a daemon that was only started is degraded, then warming up, and never ok."""
+    status = Status.of([])
+    assert (status.state(), status.ready) == ("degraded", False)
+    assert status.reason() == "Redis cannot serve: not connected yet"
+
+
+def test_without_a_forecast_it_is_warming_up(status: Status) -> None:
+    """L05, L08: no data shows as no data."""
+    status.update(Round(processed=100), 0)
+    assert status.state() == "warming_up"
+    assert status.effective_votes is None
+    assert status.health()["last_bar"] == {"close_time": None, "age_s": None}
+    assert {agent["state"] for agent in status.health()["models"].values()} == {"warming_up"}
+
+
+def test_a_vote_makes_it_ok(status: Status) -> None:
+    """L05: ok derives from a committed forecast."""
+    status.update(voted(), 0)
+    models = status.health()["models"]
+    assert (status.state(), status.reason()) == ("ok", None)
+    assert models["gru"] == {
+        "state": "active",
+        "reason": None,
+        "votes": 1,
+        "abstentions": 0,
+        "last_vote_close_time": 120_000,
+    }
+    assert models["patchtst"]["state"] == "warming_up"
+
+
+def test_when_every_agent_fails_it_is_degraded(status: Status) -> None:
+    """L02: with no effective vote there is a visible degraded state."""
+    status.update(voted(), 0)
+    unheard = [Abstention(name, Abstained.ERROR) for name in ("gru", "patchtst")]
+    status.update(Round(processed=1, unheard=unheard), 0)
+    assert status.effective_votes == 0.0
+    assert (status.state(), status.reason()) == ("degraded", "no agent gives a prediction")
+    assert status.health()["models"]["gru"]["state"] == "error"
+
+
+def test_an_agent_that_votes_again_is_active_again(status: Status) -> None:
+    status.update(Round(unheard=[Abstention("gru", Abstained.DEADLINE)]), 0)
+    assert status.agents["gru"].state() == "deadline"
+    status.update(voted(), 0)
+    assert status.agents["gru"] == AgentStatus(votes=1, last_vote_close_time=120_000, abstentions=1)
+
+
+def test_without_redis_it_is_degraded_and_says_why(status: Status) -> None:
+    """L10: not ready always comes with its reason."""
+    status.update(voted(), 0)
+    status.redis_error = "Connection refused"
+    assert (status.state(), status.ready) == ("degraded", False)
+    assert status.reason() == "Redis cannot serve: Connection refused"
+    assert status.line().endswith("(Redis cannot serve: Connection refused)")
+
+
+def test_while_stopping_it_is_not_ready_and_says_why(status: Status) -> None:
+    """L10: as above."""
+    status.stopping = True
+    assert (status.state(), status.ready) == ("stopping", False)
+    assert status.reason() == "the daemon is stopping"
+
+
+def test_counts_add_up(status: Status) -> None:
+    """L09: each figure moves by what a round really did."""
+    status.update(Round(processed=5, duplicates=2), 3)
+    status.update(voted(), 0)
+    assert status.seen == 11
+    assert status.health()["bars"] == {"processed": 6, "duplicates": 2, "refused": 3}
+    assert status.line() == ("ok: 6 bars, 1 signals, 3 refused, effective votes 1.0, lag 0 ms")
+
+
+def test_the_heartbeat_holds_work(status: Status) -> None:
+    """L06: the last bar's close time, counts and lag."""
+    status.update(voted(), 0)
+    status.last_close_time, status.lag_ms, status.loop_lag_s = 120_000, 7, 0.0015
+    assert status.heartbeat() == {
+        "state": "ok",
+        "last_bar_close_time": 120_000,
+        "bars": 1,
+        "signals": 1,
+        "effective_votes": 1.0,
+        "lag_ms": 7,
+        "loop_lag_ms": 1.5,
+    }
+
+
+def test_a_vote_of_an_unknown_agent_is_a_broken_invariant(status: Status) -> None:
+    """L01: a signal cannot name an agent that the daemon does not run."""
+    stranger = msgspec.structs.replace(signal(), votes=(Vote("ghost", "x", 0.7, 1.0),))
+    with pytest.raises(KeyError, match="ghost"):
+        status.update(Round(processed=1, signals=[stranger]), 0)
