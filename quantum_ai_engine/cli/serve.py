@@ -19,15 +19,16 @@ def serve(config: ConfigOption = None, assignments: SetOption = None) -> None:
         loaded.settings.log.level, loaded.settings.log.format, environ=os.environ, stream=sys.stderr
     )
     try:
-        asyncio.run(_serve(loaded))
+        asyncio.run(_serve(loaded, log))
     except BaseExceptionGroup as group:
         raise expected(group) or group from None
     finally:
         log.close()
 
 
-async def _serve(loaded: Loaded) -> None:
+async def _serve(loaded: Loaded, log: logs.LogHandle) -> None:
     daemon = Daemon(loaded, Notifier(os.environ.get("NOTIFY_SOCKET")))
+    daemon.metrics.dropped_logs.set_function(lambda: log.dropped)
     with stop_on_signals(daemon.stop):
         await daemon.run()
 

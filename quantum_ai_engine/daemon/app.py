@@ -24,6 +24,7 @@ from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
 from quantum_ai_engine.daemon.rounds import Rounds
 from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Identity
 
 STOP_WITHIN_S = 1.5
@@ -78,11 +79,10 @@ class Daemon:
                     service = [tasks.create_task(task) for task in self._background(client)]
                     if server is not None:
                         service.append(tasks.create_task(_outlive(server)))
-                    await self._serve(tasks.create_task(rounds.run(self.stop)))
-                    while service:  # before Python 3.12 `wait_for` may swallow a cancellation
-                        for task in service:
-                            task.cancel()
-                        service = list((await asyncio.wait(service, timeout=0.05))[1])
+                    try:
+                        await self._serve(tasks.create_task(rounds.run(self.stop)))
+                    finally:
+                        await end(service)
 
     async def _serve(self, work: asyncio.Task[None]) -> None:
         """Until the rounds end by themselves, or for a short while after `stop`."""

@@ -46,20 +46,27 @@ class BarFeed:
         return bars, accepted, dead
 
     async def tail(self, position: str, bars_per_series: int, latest_close: int) -> list[Bar]:
-        """The last bars up to a position, oldest first: `bars_per_series` of each if there are."""
-        chunks: list[list[Bar]] = []
+        """The last bars up to a position, oldest first: `bars_per_series` of each if there are.
+
+        It looks back as far as the stream goes, up to `TAIL_MOST` entries: a series that hardly
+        ever trades may stand at its beginning.
+        """
+        newest_first: list[Bar] = []
         seen: Counter[tuple[str, str]] = Counter()
-        end, read = position, 0
-        while bars_per_series and position != START and read < TAIL_MOST:
+        end, read, more = position, 0, bars_per_series > 0 and position != START
+        while more and read < TAIL_MOST:
             entries = await self._backward(end, TAIL_CHUNK)
             bars, _, _ = self.decode(entries, latest_close)
-            chunks.append(bars)
-            seen.update((bar.symbol, bar.interval) for bar in bars)
+            for bar in bars:
+                series = (bar.symbol, bar.interval)
+                seen[series] += 1
+                if seen[series] <= bars_per_series:
+                    newest_first.append(bar)
             read += len(entries)
-            if len(entries) < TAIL_CHUNK or min(seen.values(), default=0) >= bars_per_series:
-                break
-            end = "(" + entries[-1][0].decode()
-        return [bar for chunk in reversed(chunks) for bar in reversed(chunk)]
+            more = len(entries) == TAIL_CHUNK
+            if more:
+                end = "(" + entries[-1][0].decode()
+        return newest_first[::-1]
 
     async def was_trimmed(self, position: str) -> bool:
         """Whether the entry at a position is gone, so that entries after it may be gone too."""
@@ -70,7 +77,12 @@ class BarFeed:
     async def lag_ms(self, position: str) -> int:
         """How much younger the newest entry is than the position, by Redis's own clock."""
         newest = await self._backward("+", 1)
-        return max(0, _time_ms(newest[0][0].decode()) - _time_ms(position)) if newest else 0
+        if not newest:
+            return 0
+        if position == START:
+            oldest: Any = await self._client.xrange(self._keys.bars, count=1)
+            position = oldest[0][0].decode() if oldest else newest[0][0].decode()
+        return max(0, _time_ms(newest[0][0].decode()) - _time_ms(position))
 
     async def _backward(self, end: str, count: int) -> list[Entry]:
         """Up to `count` entries from `end` back, newest first."""

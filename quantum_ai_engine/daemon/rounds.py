@@ -16,11 +16,11 @@ from quantum_ai_engine.daemon.feed import BarFeed, Entry
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import Signal, Stance
 
 LEARN_CHUNK = 1000
-CANCEL_AGAIN_S = 0.05
 
 log = structlog.get_logger()
 
@@ -149,11 +149,7 @@ class Rounds:
             await asyncio.wait({read, stopped}, return_when=asyncio.FIRST_COMPLETED)
             return read.result() if read.done() else []
         finally:
-            stopped.cancel()
-            while not read.done():
-                read.cancel()  # before Python 3.12 `wait_for` may swallow one: ask again
-                await asyncio.wait({read}, timeout=CANCEL_AGAIN_S)
-            await asyncio.gather(read, stopped, return_exceptions=True)
+            await end([read, stopped])
 
     async def _round(self, entries: Sequence[Entry]) -> None:
         watch = Stopwatch(self._metrics)

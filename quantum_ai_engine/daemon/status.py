@@ -90,6 +90,9 @@ class Status:
         self.duplicates += done.duplicates
         self.refused += refused
         self.signals += len(done.signals)
+        for abstention in done.unheard:
+            self.agents[abstention.agent].abstentions += 1
+            self.agents[abstention.agent].reason = abstention.reason
         for signal in done.signals:
             for vote in signal.votes:
                 agent = self.agents[vote.agent]
@@ -99,9 +102,6 @@ class Status:
             for abstention in signal.abstained:
                 self.agents[abstention.agent].abstentions += 1
                 self.agents[abstention.agent].reason = abstention.reason
-        for abstention in done.unheard:
-            self.agents[abstention.agent].abstentions += 1
-            self.agents[abstention.agent].reason = abstention.reason
         if done.signals:
             self.effective_votes = done.signals[-1].effective_votes
         elif done.unheard:

@@ -116,9 +116,6 @@ async def test_the_tail_is_the_end_of_the_stream(
         assert tail == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the tail ends where the series seen so far have enough bars"
-)
 async def test_the_tail_finds_series_that_hardly_ever_trade(
     client: Client, bars: BarFeed, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,13 @@
 
 import asyncio
 import contextlib
+import json
+import os
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.pool import AgentPool, Request
-from quantum_ai_engine.config import RedisSettings
+from quantum_ai_engine.config import RedisSettings, Settings
 from quantum_ai_engine.daemon import pulse
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
@@ -23,8 +27,9 @@ from quantum_ai_engine.daemon.notify import Notifier
 from quantum_ai_engine.daemon.pulse import Heart, Watchdog, measure_loop
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.features.schema import SETS, FeatureSet
+from quantum_ai_engine.market.table import BarTable
 
-from .test_app import KEYS, feed, until
+from .test_app import BARS, KEYS, PATIENCE_S, changed, feed, serving, until
 from .test_feed import bar
 
 LIMIT_S = 0.5
@@ -220,7 +225,7 @@ async def is_shorter(client: Client, length: int) -> bool:
 
 
 async def test_the_heart_outlives_redis(
-    make_heart: MakeHeart, status: Status, redis: EmbeddedRedis, tmp_path: Any
+    make_heart: MakeHeart, status: Status, redis: EmbeddedRedis, tmp_path: Path
 ) -> None:
     """L47: while Redis is away it keeps trying, and beats again when it is back."""
     status.position = "1-0"
@@ -242,3 +247,63 @@ async def has_beaten(server: EmbeddedRedis) -> bool:
 def test_the_heartbeat_outlives_a_few_beats() -> None:
     """L06: one missed beat is not death, ten seconds of silence are."""
     assert 3 * pulse.PERIOD_S <= pulse.EXPIRY_S <= 10
+
+
+async def test_the_heartbeat_carries_work(
+    settings: Settings, client: Client, history: BarTable
+) -> None:
+    """L05, L06: last bar, counts and lag, on a key that expires and on a channel."""
+    bars = list(history.rows(0, BARS).bars())
+    async with client.pubsub() as channel, serving(settings) as daemon:
+        await channel.subscribe(KEYS.heartbeat_channel)
+        await channel.get_message(timeout=5.0)
+        await feed(client, bars)
+        await until(lambda: daemon.status.seen == len(bars))
+        heard: dict[str, Any] = {}
+        async with asyncio.timeout(PATIENCE_S):
+            while heard.get("bars") != len(bars):
+                message = await channel.get_message(timeout=5.0)
+                heard = json.loads(message["data"]) if message else {}
+        kept = json.loads(await client.get(KEYS.heartbeat))
+        assert 0 < await client.ttl(KEYS.heartbeat) <= 10
+    assert kept.keys() == heard.keys()
+    assert heard["last_bar_close_time"] == max(bar.close_time for bar in bars)
+    assert heard["signals"] == await client.xlen(KEYS.signals)
+    assert heard["lag_ms"] == 0
+    assert heard["effective_votes"] > 1.0
+    assert heard["loop_lag_ms"] >= 0.0
+
+
+async def test_the_service_manager_is_told(
+    settings: Settings, client: Client, tmp_path: Path
+) -> None:
+    """Ready after the warm-up, a status line with numbers, stopping at the end."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        async with serving(settings, Notifier(str(tmp_path / "notify"))) as daemon:
+            await until(lambda: daemon.status.ready)
+        told = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                told.append(manager.recv(4096).decode())
+    assert told[0] == "READY=1"
+    assert told[-1] == "STOPPING=1"
+    assert any(line.startswith("STATUS=") and "0 bars" in line for line in told)
+
+
+async def test_the_watchdog_is_fed_by_work(
+    settings: Settings, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L06: with a real daemon that turns, the service manager hears of it."""
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    quick = changed(settings, "redis", block_ms=5)
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.setblocking(False)
+        async with serving(quick, Notifier(str(tmp_path / "notify"))):
+            async with asyncio.timeout(PATIENCE_S):
+                while await loop.sock_recv(manager, 4096) != b"WATCHDOG=1":
+                    pass

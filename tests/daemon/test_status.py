@@ -1,5 +1,6 @@
 """Tests of what the daemon says of itself: derived from work done, never from existence."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -75,6 +76,19 @@ def test_an_agent_that_votes_again_is_active_again(status: Status) -> None:
     assert status.agents["gru"].state() == "deadline"
     status.update(voted(), 0)
     assert status.agents["gru"] == AgentStatus(votes=1, last_vote_close_time=120_000, abstentions=1)
+
+
+def test_in_one_round_a_vote_outweighs_an_abstention(status: Status) -> None:
+    """L05: one series that warms up does not make an agent that works elsewhere look idle."""
+    warming = [Abstention(name, Abstained.WARMING_UP) for name in ("gru", "patchtst")]
+    status.update(with_unheard(voted(), warming), 0)
+    assert status.agents["gru"].state() == "active"
+    assert status.agents["gru"].abstentions == 1
+
+
+def with_unheard(done: Round, unheard: list[Abstention]) -> Round:
+    """The round, with bars besides for which nobody voted."""
+    return dataclasses.replace(done, unheard=unheard)
 
 
 def test_without_redis_it_is_degraded_and_says_why(status: Status) -> None:
