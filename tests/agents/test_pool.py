@@ -103,7 +103,7 @@ def windows(*first: float) -> Floats:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 (what is awaited happens in another thread)
+        while not condition():
             await asyncio.sleep(0.001)
 
 
