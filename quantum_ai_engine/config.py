@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qs, urlsplit
+from zoneinfo import available_timezones
 
 import msgspec
 from msgspec import Meta
@@ -79,6 +80,50 @@ class AgentsSettings(_Room, frozen=True, kw_only=True):
     deadline_ms: Count = 5000
 
 
+class Venue(msgspec.Struct, frozen=True):
+    """Where a symbol trades: an IANA time zone, and when a session opens and closes there.
+
+    A close at or before the opening is on the next day. The default is a day of 24 hours UTC.
+    """
+
+    zone: str = "UTC"
+    opens: str = "00:00"
+    closes: str = "24:00"
+
+    def __post_init__(self) -> None:
+        if self.zone not in available_timezones():
+            raise ValueError(f"there is no time zone {self.zone!r}")
+        self.minutes()
+
+    def minutes(self) -> tuple[int, int]:
+        """Opening and close, in minutes after midnight.
+
+        >>> Venue("America/New_York", "09:30", "16:00").minutes()
+        (570, 960)
+        """
+        return _minutes(self.opens), _minutes(self.closes)
+
+
+class SessionSettings(_Room, frozen=True, kw_only=True):
+    """Which symbols trade at which venue: `AAPL|MSFT America/New_York 09:30 16:00`."""
+
+    venues: tuple[str, ...] = ()
+
+    def by_symbol(self) -> dict[str, Venue]:
+        """Symbol → venue, of all symbols that are named. Raises `ConfigError`."""
+        venues: dict[str, Venue] = {}
+        for line in self.venues:
+            words = line.split()
+            try:
+                symbols, zone, opens, closes = words
+                venue = Venue(zone, opens, closes)
+            except ValueError as error:
+                why = "write SYMBOL|… ZONE HH:MM HH:MM" if len(words) != 4 else str(error)
+                raise ConfigError(f"sessions.venues: {line!r}: {why}") from error
+            venues |= dict.fromkeys(symbols.split("|"), venue)
+        return venues
+
+
 class RiskSettings(_Room, frozen=True, kw_only=True):
     """From probability to stance and target."""
 
@@ -111,6 +156,7 @@ class Settings(_Room, frozen=True, kw_only=True):
     redis: RedisSettings = RedisSettings()
     ingest: IngestSettings = IngestSettings()
     agents: AgentsSettings = AgentsSettings()
+    sessions: SessionSettings = SessionSettings()
     risk: RiskSettings = RiskSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
@@ -311,6 +357,7 @@ def _check(settings: Settings) -> None:
             f"(0.5 − risk.dead_band = {0.5 - risk.dead_band:g}); lower it or the others"
         )
     _check_url(redis.url)
+    settings.sessions.by_symbol()
     for key, value in flatten(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key} = {value} is not a finite number")
@@ -324,6 +371,16 @@ def _check(settings: Settings) -> None:
             f"redis.timeout_ms = {redis.timeout_ms} must be above redis.block_ms = "
             f"{redis.block_ms}, or every idle read would count as a failure"
         )
+
+
+def _minutes(text: str) -> int:
+    hours, _, minutes = text.partition(":")
+    if not (hours.isdigit() and minutes.isdigit() and int(minutes) < 60):
+        raise ValueError(f"{text!r} is not a time of day: write HH:MM")
+    total = 60 * int(hours) + int(minutes)
+    if total > 1440:
+        raise ValueError(f"{text!r} is after 24:00")
+    return total
 
 
 def _check_url(url: str) -> None:

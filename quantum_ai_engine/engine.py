@@ -37,7 +37,8 @@ from quantum_ai_engine.events import (
 )
 from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.order import Arrival, Sequencer
-from quantum_ai_engine.features.schema import KERNEL_HASH, SETS
+from quantum_ai_engine.features.schema import KERNEL_HASH, FeatureSet
+from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import FeatureStore, Rows
 from quantum_ai_engine.risk.stance import next_stance, target_of
 
@@ -115,6 +116,7 @@ class Engine:
         risk: RiskSettings,
         predictor: Predictor,
         identity: Identity,
+        calendars: Calendars,
     ) -> None:
         self.newest_close = 0
         self._settings = settings
@@ -124,7 +126,9 @@ class Engine:
         self._series: dict[tuple[str, str], int] = {}
         self._stances: list[Stance] = []
         self._order = Sequencer()
-        self._store = FeatureStore(tuple(SETS.values()))
+        self._calendars = calendars
+        self._sets = {agent.feature_set.name: agent.feature_set for agent in predictor.agents}
+        self._store = FeatureStore(tuple(self._sets.values()))
 
     def learn(self, bars: Sequence[Bar]) -> None:
         """Take bars into order and feature state, and nothing else."""
@@ -154,15 +158,15 @@ class Engine:
     async def forecast(self, symbol: str, interval: str) -> Forecast | Unheard:
         """What the ensemble says now of a known series; changes nothing."""
         series = self._series[symbol, interval]
-        windows = {name: self._store.window(series, name)[np.newaxis].copy() for name in SETS}
+        windows = {name: self._store.window(series, name)[np.newaxis].copy() for name in self._sets}
         return await self._forecast_one(interval, self._store.count(series), windows)
 
     async def forecast_of(self, bars: Sequence[Bar]) -> Forecast | Unheard:
         """What the ensemble says after these bars of one series alone; changes nothing."""
-        rows = kernel.matrix(np.array([bar.ohlcv for bar in bars]))
+        rows = self._rows_of(bars)
         windows = {
             name: np.ascontiguousarray(rows[-s.window :, s.indices])[np.newaxis]
-            for name, s in SETS.items()
+            for name, s in self._sets.items()
         }
         return await self._forecast_one(bars[-1].interval, len(bars), windows)
 
@@ -178,13 +182,41 @@ class Engine:
             for (symbol, interval), i in self._series.items()
         ]
 
+    def names(self) -> list[str]:
+        """What `recent` can be asked for: bar fields, then the columns of the sets in use.
+
+        A column that two sets have is the first one's; `<set>.<column>` says which.
+        """
+        columns = [column for s in self._sets.values() for column in s.columns]
+        qualified = [f"{s.name}.{column}" for s in self._sets.values() for column in s.columns]
+        return [*kernel.FIELDS, *dict.fromkeys(columns), *qualified]
+
     def recent(self, symbol: str, interval: str, name: str, length: int) -> list[float]:
-        """The newest values of a bar field or kernel column, oldest first."""
+        """The newest values of a bar field or a set's column, oldest first."""
         series = self._series[symbol, interval]
         if name in kernel.FIELDS:
             bars = self._store.recent_bars(series, length)
             return bars[:, kernel.FIELDS.index(name)].tolist()  # type: ignore[no-any-return]
-        return self._store.recent_column(series, name, length).tolist()  # type: ignore[no-any-return]
+        owner, column = self._owner(name)
+        return self._store.recent_column(series, owner.name, column, length).tolist()  # type: ignore[no-any-return]
+
+    def recent_of(self, bars: Sequence[Bar], name: str, length: int) -> list[float]:
+        """The same after these bars of one series alone."""
+        if name in kernel.FIELDS:
+            return [getattr(bar, name) for bar in bars[-length:]]
+        owner, column = self._owner(name)
+        at = owner.indices[owner.columns.index(column)]
+        return self._rows_of(bars)[-length:, at].tolist()  # type: ignore[no-any-return]
+
+    def _owner(self, name: str) -> tuple[FeatureSet, str]:
+        """The set that a name belongs to, and the column's name there."""
+        set_name, mark, column = name.rpartition(".")
+        if mark:
+            return self._sets[set_name], column
+        return next(s for s in self._sets.values() if name in s.columns), name
+
+    def _rows_of(self, bars: Sequence[Bar]) -> NDArray[np.float64]:
+        return kernel.matrix(np.array([self._calendars.row(bar) for bar in bars]))
 
     def _advance(self, bars: Sequence[Bar], done: Round) -> tuple[list[_Admitted], Rows]:
         """Order the bars and step the features; which were new, and their rows."""
@@ -204,7 +236,8 @@ class Engine:
         done.processed = len(admitted)
         done.gaps = self._order.gaps - gaps_before
         series = np.array([a.series for a in admitted], dtype=np.int64)
-        values = np.array([a.bar.ohlcv for a in admitted]).reshape(-1, 5)
+        values = np.array([self._calendars.row(a.bar) for a in admitted])
+        values = values.reshape(-1, kernel.BAR_WIDTH)
         return admitted, self._store.step(series, values)
 
     def _admit(self, bar: Bar) -> int | None:

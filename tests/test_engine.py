@@ -23,6 +23,7 @@ from quantum_ai_engine.config import EngineSettings, RiskSettings
 from quantum_ai_engine.engine import Engine, Identity, Round
 from quantum_ai_engine.events import Abstained, Bar, Forecast, Reason, Signal, Stance
 from quantum_ai_engine.features.schema import KERNEL_HASH, SETS
+from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.table import BarTable
 
 Floats = NDArray[np.float64]
@@ -92,7 +93,7 @@ def bars(history: BarTable) -> list[Bar]:
 
 def engine_of(pool: AgentPool, risk: RiskSettings = BRISK, **values: Any) -> Engine:
     engine_settings = EngineSettings(clock="bars", **({"burn_in_bars": 0} | values))
-    return Engine(engine_settings, risk, pool, Identity("live", "0.1.0+test", "abc"))
+    return Engine(engine_settings, risk, pool, Identity("live", "0.1.0+test", "abc"), Calendars({}))
 
 
 def unmeasured(_: str) -> AbstractContextManager[None]:

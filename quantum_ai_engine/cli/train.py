@@ -46,7 +46,8 @@ def train(
     assignments: SetOption = None,
 ) -> None:
     """Train an agent and write its bundle: whole and proven, or not at all."""
-    directory = out or bundle_dir(load_settings(config, assignments).settings)
+    settings = load_settings(config, assignments).settings
+    directory = out or bundle_dir(settings)
     table = read_bars(data, symbol=symbol, interval=interval)
     try:
         table = table.head(first)
@@ -64,6 +65,7 @@ def train(
         dead_zone=dead_zone,
         seed=seed,
         name=name,
+        venues=settings.sessions.by_symbol(),
     )
     with progress_bar() as bar:
         bundle = train_with_bar(kind, table, directory, options, bar)

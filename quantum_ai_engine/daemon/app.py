@@ -26,6 +26,7 @@ from quantum_ai_engine.daemon.rounds import Rounds
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Identity
+from quantum_ai_engine.features.sessions import Calendars
 
 STOP_WITHIN_S = 1.5
 INTERRUPTED = 130
@@ -61,6 +62,7 @@ class Daemon:
             settings.engine.environment, f"{version()}+{build}", loaded.config_hash
         )
         self.metrics.observe_pool(self.pool)
+        self._calendars = Calendars(settings.sessions.by_symbol())
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.rounds: Rounds | None = None
@@ -103,7 +105,8 @@ class Daemon:
         return Rounds(self.settings, client, owner, self._make_engine, self.status, self.metrics)
 
     def _make_engine(self) -> Engine:
-        return Engine(self.settings.engine, self.settings.risk, self.pool, self._identity)
+        settings = self.settings
+        return Engine(settings.engine, settings.risk, self.pool, self._identity, self._calendars)
 
     def _background(self, client: Client) -> Iterator[Coroutine[None, None, None]]:
         """What runs beside the rounds; the death of any of it ends the daemon."""

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 from aiohttp import web
 from msgspec import Meta
 
@@ -14,13 +13,10 @@ from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import INTERVAL_MS, Bar, Forecast, Refused
-from quantum_ai_engine.features import kernel
-from quantum_ai_engine.features.schema import SETS
 from quantum_ai_engine.features.store import LOOKBACK
 
 MOST_BARS = 5000
 BODY_BYTES = 4 * 1024 * 1024
-NAMES = {*kernel.FIELDS, *(column for s in SETS.values() for column in s.columns)}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -94,9 +90,10 @@ class Api:
             asked = msgspec.json.decode(await request.read(), type=PredictRequest)
         except msgspec.DecodeError as error:
             raise _BadRequest(str(error)) from error
+        names = self._engine().names()
         for name in asked.features:
-            if name not in NAMES:
-                raise _BadRequest(f"no feature {name!r}; there are {', '.join(sorted(NAMES))}")
+            if name not in names:
+                raise _BadRequest(f"no feature {name!r}; there are {', '.join(names)}")
         body = await (self._of_bars(asked) if asked.bars else self._of_symbol(asked))
         return _json(body)
 
@@ -123,15 +120,9 @@ class Api:
     async def _of_bars(self, asked: PredictRequest) -> dict[str, Any]:
         """A forecast of the bars given, from nothing else."""
         bars = _bars(asked)
-        forecast = await self._engine().forecast_of(bars)
-        rows = kernel.matrix(np.array([bar.ohlcv for bar in bars]))
-        columns = [name for name, _ in kernel.COLUMNS]
-        features = {
-            name: [getattr(bar, name) for bar in bars[-asked.lookback :]]
-            if name in kernel.FIELDS
-            else rows[-asked.lookback :, columns.index(name)].tolist()
-            for name in asked.features
-        }
+        engine = self._engine()
+        forecast = await engine.forecast_of(bars)
+        features = {n: engine.recent_of(bars, n, asked.lookback) for n in asked.features}
         last = bars[-1]
         return _prediction(forecast, last.symbol, last.interval, last.close_time) | {
             "bars_seen": len(bars),

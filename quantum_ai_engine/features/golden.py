@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.features import kernel
 
-BARS = 2_000
-DIGEST = "122b8fee1343f85a"
+BARS = 2_000  # two weeks of ten minutes: several sessions
+START_MS, INTERVAL_MS, DAY_MS = 1_700_000_400_000, 600_000, 86_400_000
+DIGEST = "b446474df6da320b"
 
 
 def bars() -> NDArray[np.float64]:
-    """A walk [BARS, 5] made of integers and divisions alone, so that it is the same everywhere."""
-    rows = np.empty((BARS, 5))
+    """A walk [BARS, BAR_WIDTH] made of integers and divisions alone: the same everywhere."""
+    rows = np.empty((BARS, kernel.BAR_WIDTH))
     state, close = 1, 100_000
     for i in range(BARS):
         state = state * 6_364_136_223_846_793_005 + 1_442_695_040_888_963_407 & (1 << 64) - 1
@@ -29,7 +30,18 @@ def bars() -> NDArray[np.float64]:
         if flat:
             opened = high = low = close
         volume = 0 if flat or i % 97 == 0 else (state >> 30) % 100_000
-        rows[i] = opened / 1_000, high / 1_000, low / 1_000, close / 1_000, volume / 8
+        prices = opened / 1_000, high / 1_000, low / 1_000, close / 1_000
+        open_time = START_MS + i * INTERVAL_MS
+        day = open_time // DAY_MS
+        rows[i] = (
+            *prices,
+            volume / 8,
+            open_time,
+            INTERVAL_MS,
+            day * DAY_MS,
+            (day + 1) * DAY_MS,
+            (day + 3) % 7,
+        )
     return rows
 
 

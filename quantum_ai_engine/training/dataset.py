@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.normaliser import Normaliser
 from quantum_ai_engine.events import INTERVAL_MS, Refused
-from quantum_ai_engine.features.kernel import COLUMN_COUNT, matrix
+from quantum_ai_engine.features.kernel import matrix
 from quantum_ai_engine.features.order import Arrival, Sequencer
 from quantum_ai_engine.features.schema import FeatureSet
+from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.table import BarTable
 
 CLAMP = 8.0
@@ -109,6 +111,7 @@ def build(
     horizon_bars: int,
     dead_zone: float = 0.0,
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
+    calendars: Calendars | None = None,
 ) -> Dataset:
     """Label, split and measure the bars of a table. Raises `TrainingError`.
 
@@ -118,9 +121,10 @@ def build(
     """
     if table.interval not in INTERVAL_MS:
         raise TrainingError(f"interval {table.interval!r} is unknown; name one such as 1m or 1h")
+    calendars = calendars or Calendars({})
     kept = accepted(table)
     bars = _by_symbol(table, kept)
-    rows = _rows(bars, feature_set)
+    rows = _rows(bars, table.symbols, feature_set, calendars, table.interval)
     decisions = _decisions(bars, feature_set, horizon_bars, INTERVAL_MS[table.interval])
     labelled = np.abs(decisions.move) > dead_zone  # False for NaN: unlabelled, never class 0
     spans = _split(decisions, labelled, fractions)
@@ -159,11 +163,21 @@ def _by_symbol(table: BarTable, kept: NDArray[np.bool_]) -> _Bars:
     return _Bars(start, table.open_time[at], table.ohlcv[at])
 
 
-def _rows(bars: _Bars, feature_set: FeatureSet) -> NDArray[np.float64]:
-    rows = np.empty((len(bars.open_time), COLUMN_COUNT))
-    for first, end in itertools.pairwise(bars.start):
-        rows[first:end] = matrix(bars.ohlcv[first:end])
-    return np.ascontiguousarray(rows[:, feature_set.indices])
+def _rows(
+    bars: _Bars,
+    symbols: Sequence[str],
+    feature_set: FeatureSet,
+    calendars: Calendars,
+    interval: str,
+) -> NDArray[np.float64]:
+    rows = np.empty((len(bars.open_time), len(feature_set.columns)))
+    for symbol, (first, end) in zip(symbols, itertools.pairwise(bars.start), strict=True):
+        part = slice(first, end)
+        given = calendars.of(symbol).rows(
+            bars.open_time[part], bars.ohlcv[part], INTERVAL_MS[interval]
+        )
+        rows[part] = matrix(given)[:, feature_set.indices]
+    return rows
 
 
 def _decisions(

@@ -3,15 +3,17 @@
 import copy
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantum_ai_engine.config import Venue
 from quantum_ai_engine.features.schema import feature_set
+from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.dataset import Dataset, Samples, TrainingError, build
 from quantum_ai_engine.training.models.registry import MODELS
@@ -26,6 +28,7 @@ class TrainOptions:
 
     `patience` is the number of epochs in a row without a lower validation loss after which the
     training stops; `dead_zone` a fraction: smaller moves are left out. `name` None means the kind.
+    `venues` says where symbols trade; those not named trade 24 hours UTC.
     """
 
     horizon_bars: int = 5
@@ -37,6 +40,7 @@ class TrainOptions:
     samples_per_epoch: int | None = None
     name: str | None = None
     dead_zone: float = 0.0
+    venues: Mapping[str, Venue] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("horizon_bars", "epochs", "batch", "patience", "samples_per_epoch"):
@@ -106,7 +110,11 @@ def train(
         raise TrainingError(f"no kind {kind!r} can be trained; there are {', '.join(MODELS)}")
     model_type = MODELS[kind]
     dataset = build(
-        table, feature_set(model_type.feature_set), options.horizon_bars, options.dead_zone
+        table,
+        feature_set(model_type.feature_set),
+        options.horizon_bars,
+        options.dead_zone,
+        calendars=Calendars(options.venues),
     )
     # First weights and dropout draw from torch's global generator; the caller's is put back.
     with torch.random.fork_rng(devices=[]):

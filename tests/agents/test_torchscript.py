@@ -107,7 +107,7 @@ def agent(request: pytest.FixtureRequest, bundles: Path) -> TorchScriptAgent:
 @pytest.fixture(scope="module")
 def windows(agent: TorchScriptAgent, history: BarTable) -> Floats:
     """As many real windows as fit into one call [256, window, columns]."""
-    rows = matrix(history.of("BTCUSDT")[1])[30:, agent.feature_set.indices]
+    rows = matrix(Calendar(Venue()).rows(*history.of("BTCUSDT"), 60_000))[30:, agent.feature_set.indices]
     views = sliding_window_view(rows, agent.feature_set.window, axis=0)[:LARGEST_BATCH]
     return np.ascontiguousarray(views.transpose(0, 2, 1))
 

@@ -1,0 +1,143 @@
+"""The kernel's columns: their order, when each is whole, and when a cold start has settled.
+
+The first `LOGS` columns are logarithms: the kernel writes quotients there and takes all their
+logarithms in one pass. The order here is the kernel's own; a feature set selects by name.
+"""
+
+from typing import NamedTuple
+
+S = (3, 5, 10, 15, 20, 25, 30, 40, 50, 60)
+E = (5, 10, 12, 15, 20, 26, 30, 50)
+RSI = (5, 7, 9, 14, 21, 30)
+LAGS = (1, 2, 3, 4, 5, 6, 8, 10)
+SMA_PAIRS = ((5, 20), (10, 30), (15, 40), (20, 50), (25, 60))
+EMA_PAIRS = ((5, 15), (10, 30), (20, 50))
+AMIHUD_SHOWN_AT = 21
+
+
+class Column(NamedTuple):
+    """A column of the kernel.
+
+    `ready_at`: the bar, counted from 1, at which its whole window has been seen. `settled_at`:
+    the bar at which a cold start gives the bits of a process that never stopped. `sessions`: the
+    session openings that must have been seen by then as well.
+    """
+
+    name: str
+    ready_at: int
+    settled_at: int
+    sessions: int = 0
+
+
+def _window(name: str, ready_at: int) -> Column:
+    """A window settles when it is whole: it depends on nothing older."""
+    return Column(name, ready_at, ready_at)
+
+
+def _session(name: str, openings: int = 1) -> Column:
+    return Column(name, 1, 1, openings)
+
+
+def _ema(period: int) -> int:
+    """Bars after which an EMA has forgotten where it began: 48 / α, α = 2 / (period + 1)."""
+    return 24 * (period + 1)
+
+
+def _wilder(period: int) -> int:
+    """The same for Wilder's average, α = 1 / period, seeded `period` changes after bar 1."""
+    return 48 * period + period + 1
+
+
+def _logs() -> list[Column]:
+    w = _window
+    return [
+        *(w(name, 2) for name in ("gap_1", "high_chg", "low_chg", "typical_chg")),
+        *(w(f"mom_{p}", p + 1) for p in S),
+        *(w(f"sma_dist_{p}", p) for p in S),
+        *(Column(f"ema_dist_{p}", p, _ema(p)) for p in E),
+        *(w(f"x_sma_{p}_{q}", q) for p, q in SMA_PAIRS),
+        *(Column(f"x_ema_{p}_{q}", q, _ema(q)) for p, q in EMA_PAIRS),
+        *(w(f"hh_{p}", p) for p in (10, 20, 60)),
+        *(w(f"ll_{p}", p) for p in (10, 20, 60)),
+        *(w(f"vol_rel_{p}", p) for p in (5, 10, 20, 60)),
+        *(w(f"vol_tr_{p}_{q}", q) for p, q in ((5, 20), (20, 60))),
+        *(w(f"vwap_dist_{p}", p) for p in (10, 20, 60)),
+        w("amihud_20", AMIHUD_SHOWN_AT),
+        w("log_volume_ratio", 20),
+        _session("vol_tod_rel", openings=2),
+        *(
+            _session(name)
+            for name in (
+                "vwap_dist_sess",
+                "sess_drawdown",
+                "sess_runup",
+                "or_high_dist",
+                "or_low_dist",
+                "sess_ret",
+                "overnight_gap",
+            )
+        ),
+    ]
+
+
+def _others() -> list[Column]:
+    w = _window
+    return [
+        *(w(name, 2) for name in ("ret_1", "vol_chg_1")),
+        *(w(name, 1) for name in ("hl_log", "oc_log", "log_high", "log_low")),
+        *(w(name, 1) for name in ("upper_wick", "lower_wick", "clv", "body_frac")),
+        w("true_range_rel", 2),
+        *(w(f"ret_lag_{k}", k + 2) for k in LAGS),
+        *(w(f"sma_z_{p}", p) for p in S),
+        Column("macd_line", 26, _ema(26)),
+        Column("macd_signal", 34, _ema(26) + _ema(9)),
+        Column("macd_hist", 34, _ema(26) + _ema(9)),
+        *(w(f"rv_{p}", p + 1) for p in (5, 10, 20, 30, 60)),
+        *(w(f"park_{p}", p) for p in (10, 20, 60)),
+        *(w(name, 20) for name in ("gk_20", "rs_20")),
+        *(w(f"vr_{p}_{q}", q + 1) for p, q in ((5, 20), (10, 30), (20, 60))),
+        *(w(name, 21) for name in ("semi_up_20", "semi_dn_20", "semi_asym_20")),
+        *(Column(f"atr_{p}", p + 1, _wilder(p)) for p in (14, 20)),
+        *(w(name, 21) for name in ("absret_ac1_20", "vol_cluster_20")),
+        *(w(f"bbw_{p}", p) for p in (10, 20, 50)),
+        Column("keltner_pos", 20, max(_ema(20), _wilder(10))),
+        Column("squeeze_ratio", 21, _wilder(20)),
+        *(Column(f"rsi_{p}", p + 1, _wilder(p)) for p in RSI),
+        *(w(f"stoch_{p}", p) for p in (5, 10, 20, 30, 60)),
+        w("stoch_k_14", 14),
+        w("stoch_d_14_3", 16),
+        *(w(f"age_{which}_{p}", p) for which in ("hh", "ll") for p in (20, 60)),
+        w("tp_z_20", 20),
+        Column("adx_14", 28, _wilder(14) + _wilder(14)),
+        Column("pdi_14", 15, _wilder(14)),
+        Column("mdi_14", 15, _wilder(14)),
+        *(w(f"er_{p}", p + 1) for p in (10, 20, 60)),
+        *(w(f"lr_slope_{p}", p + 1) for p in (20, 60)),
+        *(w(f"lr_r2_{p}", p) for p in (20, 60)),
+        *(w(f"ret_ac1_{p}", p + 1) for p in (20, 60)),
+        *(w(f"up_frac_{p}", p + 1) for p in (10, 20)),
+        Column("run_len", 2, RUN_MOST + 2),
+        *(w(f"vol_z_{p}", p) for p in (20, 60)),
+        _session("vwap_z_sess"),
+        *(w(f"svr_{p}", p + 1) for p in (10, 20, 60)),
+        w("cmf_20", 20),
+        w("mfi_14", 15),
+        w("pv_corr_20", 21),
+        Column("force_ema_5", 24, _ema(5) + 20),
+        *(w(name, 1) for name in ("doji", "hammer", "shooting_star")),
+        *(w(name, 2) for name in ("engulf_bull", "engulf_bear", "inside_bar")),
+        *(w(name, 1) for name in ("sess_sin", "sess_cos", "dow_sin", "dow_cos", "sess_frac")),
+        w("momentum_5", 6),
+        Column("gru9.rsi_14", 15, _wilder(14)),
+        w("bollinger_20", 20),
+        w("volume_ratio_20", 20),
+        w("high_low", 1),
+        w("open_close", 1),
+    ]
+
+
+RUN_MOST = 100  # tanh(n / 5) is 1 to the last bit well before: longer runs need not be told apart
+LOGS = len(_logs())
+COLUMNS = (*_logs(), *_others())
+NAMES = tuple(column.name for column in COLUMNS)
+AT = {name: i for i, name in enumerate(NAMES)}
