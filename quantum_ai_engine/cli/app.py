@@ -5,7 +5,17 @@ import sys
 import typer
 
 from quantum_ai_engine.agents.bundle import BundleError
-from quantum_ai_engine.cli import bundles, demo, doctor, feed, serve, settings, train, watch
+from quantum_ai_engine.cli import (
+    bundles,
+    demo,
+    doctor,
+    features,
+    feed,
+    serve,
+    settings,
+    train,
+    watch,
+)
 from quantum_ai_engine.cli.common import CommandError
 from quantum_ai_engine.config import ConfigError
 from quantum_ai_engine.market.files import BarFileError
@@ -23,6 +33,7 @@ app.command()(demo.demo)
 app.command()(feed.feed)
 app.command()(watch.watch)
 app.command()(train.train)
+app.command()(features.features)
 app.command()(doctor.doctor)
 app.add_typer(bundles.app, name="bundle")
 app.add_typer(settings.app, name="config")

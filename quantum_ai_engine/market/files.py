@@ -1,10 +1,11 @@
 """Recorded bars from files: CSV (plain or gzipped) and Parquet, with columns by common names."""
 
+import contextlib
 import csv
 import gzip
 import io
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from os import PathLike
@@ -65,9 +66,14 @@ def read_bars(
     ...     read_bars(path, symbol="BTCUSDT", interval="1m").bar(0).open_time
     1714521600000
     """
+    return table_of(_read(Path(path)), symbol, interval)
+
+
+def table_of(columns: "Columns", symbol: str | None, interval: str | None) -> BarTable:
+    """The bars of a file's columns, or of a part of them, in time order."""
+    path = columns.path
     if interval is not None and interval not in INTERVAL_MS:
         raise BarFileError(f"--interval {interval} is not one of {', '.join(INTERVALS)}")
-    columns = _read(Path(path))
     open_time, ohlcv = columns.times(), columns.ohlcv()
     symbols, symbol_index = columns.symbols(symbol)
     interval, kept = columns.interval(interval, symbol_index, open_time)
@@ -82,8 +88,8 @@ def read_bars(
 
 
 @dataclass(frozen=True)
-class _Columns:
-    """The Arrow columns of one file, and the names that the file gives them, by our names.
+class Columns:
+    """The Arrow columns of a file or a part, and the names that the file gives them, by ours.
 
     `first_row` is the number of the first bar's row, as an editor or a data frame counts.
     """
@@ -217,73 +223,95 @@ class _Columns:
         raise BarFileError(f"{self.path}: {place}: {shown} {what}")
 
 
-def _read(path: Path) -> _Columns:
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong while a file is read becomes a `BarFileError`."""
     try:
         import pyarrow as pa
     except ImportError as error:
         raise BarFileError(
             f"cannot read {path} without pyarrow; run pip install 'quantum-ai-engine[files]'"
         ) from error
-    name = path.name.lower()
-    if not name.endswith((".csv", ".csv.gz", ".parquet")):
+    if not path.name.lower().endswith((".csv", ".csv.gz", ".parquet")):
         raise BarFileError(f"{path} is not a .csv, .csv.gz or .parquet file")
     try:
-        columns = _read_parquet(path) if name.endswith(".parquet") else _read_csv(path)
+        yield
     except FileNotFoundError as error:
         raise BarFileError(f"there is no file {path}") from error
     except (OSError, EOFError, zlib.error, UnicodeError, csv.Error, pa.ArrowException) as error:
         raise BarFileError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+
+
+def _read(path: Path) -> Columns:
+    with reading(path):
+        parquet = path.name.lower().endswith(".parquet")
+        columns = _read_parquet(path) if parquet else _read_csv(path)
     if not len(columns.arrays["open_time"]):
         raise BarFileError(f"{path} has no bars")
     return columns
 
 
-def _read_csv(path: Path) -> _Columns:
+def _read_csv(path: Path) -> Columns:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
     data = path.read_bytes()
     if path.name.lower().endswith(".gz"):
         data = gzip.decompress(data)
-    header = _csv_header(data)
-    found = _find(path, header)
-    positions = {name: str(position) for name, position in found.items()}
+    header = csv_header(data)
+    found = find(path, header)
+    # One thread, for errors that name the row.
     table = arrow_csv.read_csv(
         pa.BufferReader(data if data.endswith(b"\n") else data + b"\n"),
-        # Columns by position, since names may repeat; one thread, for errors that name the row.
-        read_options=arrow_csv.ReadOptions(
-            column_names=[str(position) for position in range(len(header))],
-            skip_rows=1,
-            use_threads=False,
-        ),
-        convert_options=arrow_csv.ConvertOptions(
-            include_columns=list(positions.values()),
-            column_types=dict.fromkeys(positions.values(), pa.string()),
-        ),
+        **csv_options(header, found, use_threads=False),
     )
+    return columns_of(path, header, found, table, first_row=2)
+
+
+def csv_options(header: Sequence[str], found: Mapping[str, int], **reading: Any) -> dict[str, Any]:
+    """How Arrow reads the columns found: by position, since names may repeat, and as text."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow_csv
+
+    wanted = [str(position) for position in found.values()]
+    return {
+        "read_options": arrow_csv.ReadOptions(
+            column_names=[str(position) for position in range(len(header))], skip_rows=1, **reading
+        ),
+        "convert_options": arrow_csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
+        ),
+    }
+
+
+def columns_of(
+    path: Path, header: Sequence[str], found: Mapping[str, int], table: Any, first_row: int
+) -> Columns:
+    """Our columns of an Arrow table that holds those found, in that order."""
     headers = {name: header[position] for name, position in found.items()}
-    arrays = {name: _plain(table.column(position)) for name, position in positions.items()}
-    return _Columns(path, headers, arrays, first_row=2)
+    arrays = {name: _plain(table.column(i)) for i, name in enumerate(found)}
+    return Columns(path, headers, arrays, first_row)
 
 
-def _csv_header(data: bytes) -> list[str]:
+def csv_header(data: bytes) -> list[str]:
+    """The names in the first line."""
     return next(csv.reader([io.BytesIO(data).readline().decode("utf-8-sig")]), [])
 
 
-def _read_parquet(path: Path) -> _Columns:
+def _read_parquet(path: Path) -> Columns:
     from pyarrow import parquet
 
     with parquet.ParquetFile(path) as file:
         header = file.schema_arrow.names
-        found = _find(path, header)
-        headers = {name: header[position] for name, position in found.items()}
-        table = file.read(columns=list(headers.values()))
+        found = find(path, header)
+        table = file.read(columns=[header[position] for position in found.values()])
+    # Arrow gives the columns in the file's order, whatever was asked for.
     names = table.schema.names
-    arrays = {name: _plain(table.column(names.index(headers[name]))) for name in found}
-    return _Columns(path, headers, arrays, first_row=1)
+    table = table.select([names.index(header[position]) for position in found.values()])
+    return columns_of(path, header, found, table, first_row=1)
 
 
-def _find(path: Path, header: Sequence[str]) -> dict[str, int]:
+def find(path: Path, header: Sequence[str]) -> dict[str, int]:
     """Our name → position in the file, for each column that the file has."""
     plain = [name.strip().lower().replace(" ", "_").replace("-", "_") for name in header]
     if not any(plain):

@@ -10,12 +10,12 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.normaliser import Normaliser
-from quantum_ai_engine.events import INTERVAL_MS, Refused
+from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.features.kernel import matrix
-from quantum_ai_engine.features.order import Arrival, Sequencer
 from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.training.matrix import Admission
 
 CLAMP = 8.0
 SPREAD_FLOOR = 1e-8
@@ -122,7 +122,7 @@ def build(
     if table.interval not in INTERVAL_MS:
         raise TrainingError(f"interval {table.interval!r} is unknown; name one such as 1m or 1h")
     calendars = calendars or Calendars({})
-    kept = accepted(table)
+    kept = Admission().judge(table)
     bars = _by_symbol(table, kept)
     rows = _rows(bars, table.symbols, feature_set, calendars, table.interval)
     decisions = _decisions(bars, feature_set, horizon_bars, INTERVAL_MS[table.interval])
@@ -140,19 +140,6 @@ def build(
         int(np.count_nonzero(~labelled)),
         _data_sha256(table, bars),
     )
-
-
-def accepted(table: BarTable) -> NDArray[np.bool_]:
-    """Which bars [n] the live engine would take, by its own two judges: `Bar` and `Sequencer`."""
-    order = Sequencer(max(1, len(table.symbols)))
-    kept = np.zeros(len(table), dtype=np.bool_)
-    for i, series in enumerate(table.symbol_index.tolist()):
-        try:
-            bar = table.bar(i)
-        except Refused:
-            continue
-        kept[i] = order.update(series, bar) is Arrival.NEW
-    return kept
 
 
 def _by_symbol(table: BarTable, kept: NDArray[np.bool_]) -> _Bars:
