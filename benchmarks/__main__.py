@@ -1,50 +1,67 @@
-"""Run all benchmarks and write docs/benchmarks.md."""
+"""Run benchmarks: `python -m benchmarks [section …]` writes docs/benchmarks.md, all or in part.
 
+Sections: kernel, peers, growth, inference, daemon; `accuracy` writes into docs/features.md.
+"""
+
+import importlib
+import re
+import subprocess
+import sys
 from pathlib import Path
 
-from benchmarks import end_to_end, inference, kernel
 from benchmarks.measure import machine
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+# Imported when they run: each needs libraries that the others do not.
+SECTIONS = {
+    "kernel": ("The feature kernel", "benchmarks.kernel"),
+    "peers": ("The kernel and other libraries", "benchmarks.peers"),
+    "growth": ("Growth", "benchmarks.growth"),
+    "inference": ("Inference", "benchmarks.inference"),
+    "daemon": ("The daemon, end to end", "benchmarks.end_to_end"),
+}
+ACCURACY = "accuracy"
+INTRODUCTION = """# Benchmarks
 
-
-def main() -> None:
-    kernel_rows, inference_rows, daemon_rows = kernel.table(), inference.table(), end_to_end.table()
-    text = f"""# Benchmarks
-
-Made by `make bench` on {machine()}. Numbers are medians, with the lowest and highest run in
-brackets. The machine is shared and noisy: compare within a table, not across machines.
-
-## The feature kernel
-Both sets, {kernel.kernel.COLUMN_COUNT} columns, one core. The last column says how many times
-slower the same source is when Python runs it uncompiled.
-
-| what | per bar | uncompiled |
-|---|---|---|
-{chr(10).join(kernel_rows)}
-
-## Inference
-Per sample, one core, one thread. *Agent* is what the engine pays: normalising, padding to a batch
-shape whose answers are proven bit-identical (at least 4), the TorchScript module, decoding. The
-others are the bare model on ready tensors.
-
-| agent | batch | agent | TorchScript | eager | onnxruntime |
-|---|---|---|---|---|---|
-{chr(10).join(inference_rows)}
-
-## The daemon, end to end
-Bars into a real Redis on the same machine, `gru` and `patchtst`, {end_to_end.SYMBOLS} symbols of
-the paper market; from XREAD to the committed and published signal. The producer, the daemon and
-Redis share the cores; CPU and memory are those of producer and daemon together. At full speed a
-batch holds up to 1,000 bars, and every bar of it waits for the whole batch.
-
-| load | bars | signals | bars/s | p50 | p99 | CPU, cores | peak memory |
-|---|---|---|---|---|---|---|---|
-{chr(10).join(daemon_rows)}
+Made by `make bench`, or section by section: `python -m benchmarks kernel peers`. Numbers are
+medians, with the lowest and highest run in brackets. The machine is shared and noisy: compare
+within a table, not across machines.
 """
-    PAGE.write_text(text, encoding="utf-8")
-    print(text)
+
+
+def main(arguments: list[str]) -> None:
+    chosen = arguments or [*SECTIONS, ACCURACY]
+    unknown = [name for name in chosen if name not in {*SECTIONS, ACCURACY}]
+    if unknown:
+        sys.exit(f"no section {unknown[0]!r}; there are {', '.join(SECTIONS)} and {ACCURACY}")
+    if len(chosen) == 1:
+        _run(chosen[0])
+        return
+    for name in chosen:  # each in a process of its own: peak memory and threads are not shared
+        subprocess.run([sys.executable, "-m", "benchmarks", name], check=True)
+
+
+def _run(name: str) -> None:
+    if name == ACCURACY:
+        text = importlib.import_module("benchmarks.accuracy").write()
+    else:
+        title, module = SECTIONS[name]
+        text = importlib.import_module(module).section()
+        _replace(title, f"On {machine()}.\n\n{text}\n")
+    print(text, flush=True)
+
+
+def _replace(title: str, text: str) -> None:
+    """Write one section into the page, keeping all others."""
+    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    parts = re.split(r"^## (.*)\n", page, flags=re.MULTILINE)
+    kept = dict(zip(parts[1::2], parts[2::2], strict=True))
+    kept[title] = text
+    sections = [
+        f"## {name}\n{kept[name].strip()}\n" for name, _ in SECTIONS.values() if name in kept
+    ]
+    PAGE.write_text("\n".join([INTRODUCTION, *sections]), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

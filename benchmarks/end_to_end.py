@@ -26,6 +26,23 @@ SYMBOLS, WARM_STEPS, FAST_STEPS, PACED_STEPS = 8, 1_500, 4_000, 30
 START_MS = 1_735_689_600_000
 
 
+def section() -> str:
+    """Text and table of the page."""
+    return "\n".join(
+        [
+            "Bars into a real Redis on the same machine, `gru` and `patchtst`, "
+            f"{SYMBOLS} symbols of the paper market; from XREAD to the committed and published "
+            "signal. The producer, the daemon and Redis share the cores; CPU and memory are those "
+            "of producer and daemon together. At full speed a batch holds up to 1,000 bars, and "
+            "every bar of it waits for the whole batch.",
+            "",
+            "| load | bars | signals | bars/s | p50 | p99 | CPU, cores | peak memory |",
+            "|---|---|---|---|---|---|---|---|",
+            *table(),
+        ]
+    )
+
+
 def table() -> list[str]:
     """Rows of a markdown table."""
     log = logs.configure("warning", "console", environ={}, stream=sys.stderr)

@@ -19,8 +19,11 @@ class Timing:
 
     def show(self, unit: str) -> str:
         factor = {"ns": 1e9, "µs": 1e6, "ms": 1e3}[unit]
-        low, high = self.lowest_s * factor, self.highest_s * factor
-        return f"{self.median_s * factor:,.3g} {unit} ({low:,.3g}–{high:,.3g})"
+        middle, low, high = (
+            f"{x:,.0f}" if x >= 100.0 else f"{x:.3g}"
+            for x in (self.median_s * factor, self.lowest_s * factor, self.highest_s * factor)
+        )
+        return f"{middle} {unit} ({low}–{high})"
 
 
 def measure(work: Callable[[], object], units: int, runs: int = 9) -> Timing:
