@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_ai_engine import config
-from quantum_ai_engine.config import ConfigError, RiskSettings, Settings, load
+from quantum_ai_engine.config import ConfigError, RiskSettings, Settings, Venue, load
 
 SECRET = "hunter2-in-no-message"
 ROOMS = ("config", "agents", "daemon", "risk", "features", "supervisor")
@@ -348,3 +348,33 @@ def test_no_folder_beside_us_is_taken_for_our_package(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.stdout.strip(), done.stderr) == ("4321", "")
+
+
+def test_symbols_are_given_a_venue() -> None:
+    """A line names symbols, a zone, an opening and a close; the last line for a symbol counts."""
+    lines = ("AAPL|MSFT America/New_York 09:30 16:00", "ES America/Chicago 17:00 16:00")
+    venues = with_values(sessions__venues=[*lines, "MSFT UTC 00:00 24:00"]).sessions.by_symbol()
+    new_york = Venue("America/New_York", "09:30", "16:00")
+    chicago = Venue("America/Chicago", "17:00", "16:00")
+    assert venues == {"AAPL": new_york, "MSFT": Venue(), "ES": chicago}
+    assert Settings().sessions.by_symbol() == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("AAPL America/New_York 09:30", r"write SYMBOL\|… ZONE HH:MM HH:MM"),
+        ("AAPL, MSFT America/New_York 09:30 16:00", r"write SYMBOL\|… ZONE HH:MM HH:MM"),
+        ("", r"write SYMBOL\|… ZONE HH:MM HH:MM"),
+        ("AAPL New_York 09:30 16:00", "there is no time zone 'New_York'"),
+        ("AAPL America/New_York 9.30 16:00", "'9.30' is not a time of day: write HH:MM"),
+        ("AAPL America/New_York 09:30 25:00", "'25:00' is after 24:00"),
+    ],
+)
+def test_a_venue_that_cannot_be_is_refused_by_its_line(line: str, why: str) -> None:
+    """L48: the sentence names the key, the line and what is wrong with it."""
+    lines = ["ES America/Chicago 17:00 16:00", line]
+    with pytest.raises(ConfigError, match=f"^sessions.venues: .*{why}$") as refused:
+        with_values(sessions__venues=lines)
+    assert repr(line) in str(refused.value)
+    assert "\n" not in str(refused.value)

@@ -12,7 +12,7 @@ from quantum_ai_engine.features import kernel
 
 BARS = 2_000  # two weeks of ten minutes: several sessions
 START_MS, INTERVAL_MS, DAY_MS = 1_700_000_400_000, 600_000, 86_400_000
-DIGEST = "b446474df6da320b"
+DIGEST = "4a6753f134557909"
 
 
 def bars() -> NDArray[np.float64]:

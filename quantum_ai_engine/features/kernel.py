@@ -816,12 +816,13 @@ def _session(state, bar, slot, out):  # type: ignore[no-untyped-def]
         state[_RANGE_HIGH] = max(state[_RANGE_HIGH], high) if begun else high
         state[_RANGE_LOW] = min(state[_RANGE_LOW], low) if begun else low
     if volume > 0.0:
+        before = state[_WEIGHT]
         state[_WEIGHT] += volume
         # Prices less the session's first close: what is small stays exact.
-        typical = state[_TP + slot] - state[_ANCHOR]
-        d = typical - state[_LEAD]
-        state[_LEAD] += d * (volume / state[_WEIGHT])
-        state[_M2] += volume * d * (typical - state[_LEAD])
+        d = (state[_TP + slot] - state[_ANCHOR]) - state[_LEAD]
+        share = volume / state[_WEIGHT]
+        state[_LEAD] += d * share
+        state[_M2] += before * share * (d * d)  # nothing cancels, however uneven the volumes
     traded = state[_WEIGHT] > 0.0
     spread = math.sqrt(state[_M2] / state[_WEIGHT]) if traded else 0.0
     lead = (close - state[_ANCHOR]) - state[_LEAD]

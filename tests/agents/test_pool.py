@@ -22,7 +22,7 @@ class Reader:
     """An agent whose probability is the first value of its window."""
 
     bundle, horizon_bars, interval, clamped = "0" * 12, 5, "1m", 0
-    feature_set = FeatureSet("two", ("log_return", "high_low"), window=4)
+    feature_set = FeatureSet("two", ("ret_1", "high_low"), window=4)
 
     def __init__(self, name: str, think: Callable[[], object] = lambda: None) -> None:
         self.name = name

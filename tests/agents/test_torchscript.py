@@ -21,7 +21,9 @@ from quantum_ai_engine.agents.base import LARGEST_BATCH
 from quantum_ai_engine.agents.bundle import BundleError, read_bundle
 from quantum_ai_engine.agents.load import load_agent
 from quantum_ai_engine.agents.torchscript import TorchScriptAgent
+from quantum_ai_engine.config import Venue
 from quantum_ai_engine.features.kernel import matrix
+from quantum_ai_engine.features.sessions import Calendar
 from quantum_ai_engine.market.table import BarTable
 
 Floats = NDArray[np.float64]
@@ -107,7 +109,8 @@ def agent(request: pytest.FixtureRequest, bundles: Path) -> TorchScriptAgent:
 @pytest.fixture(scope="module")
 def windows(agent: TorchScriptAgent, history: BarTable) -> Floats:
     """As many real windows as fit into one call [256, window, columns]."""
-    rows = matrix(Calendar(Venue()).rows(*history.of("BTCUSDT"), 60_000))[30:, agent.feature_set.indices]
+    bars = Calendar(Venue()).rows(*history.of("BTCUSDT"), 60_000)
+    rows = matrix(bars)[30:, agent.feature_set.indices]
     views = sliding_window_view(rows, agent.feature_set.window, axis=0)[:LARGEST_BATCH]
     return np.ascontiguousarray(views.transpose(0, 2, 1))
 

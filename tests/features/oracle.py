@@ -8,203 +8,32 @@ just above zero keeps its digits.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
 
-EPSILON = 1e-10
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+from .oracle_terms import (
+    Column,
+    Now,
+    OracleBar,
+    Past,
+    SessionRule,
+    Table,
+    above_mean,
+    autocorrelation,
+    centred,
+    correlation,
+    dot,
+    ema,
+    ln,
+    lnq,
+    mean,
+    over,
+    sign,
+    wilder,
+    z_score,
+    zeroed,
+)
+
 S = "3 5 10 15 20 25 30 40 50 60"
 E = "5 10 12 15 20 26 30 50"
-
-
-@dataclass(frozen=True)
-class OracleBar:
-    open_time: int
-    interval_ms: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-
-
-@dataclass(frozen=True)
-class SessionRule:
-    """A venue's local opening and closing time; a close at or before the open is next day's."""
-
-    zone: str = "UTC"
-    opens: str = "00:00"
-    closes: str = "24:00"
-
-    def local(self, time_ms: int) -> datetime:
-        return (EPOCH + timedelta(milliseconds=time_ms)).astimezone(ZoneInfo(self.zone))
-
-    def session(self, time_ms: int) -> tuple[int, int]:
-        """Opening and closing moment, in ms, of the session that opened last."""
-        today, opens, closes = self.local(time_ms).date(), minutes(self.opens), minutes(self.closes)
-        days = [today + timedelta(days=offset) for offset in (1, 0, -1, -2)]
-        day = next(day for day in days if self.moment(day, opens) <= time_ms)
-        return self.moment(day, opens), self.moment(day, closes + 24 * 60 * (closes <= opens))
-
-    def moment(self, day: date, minute: int) -> int:
-        wall = datetime.combine(day, time()) + timedelta(minutes=minute)
-        return (wall.replace(tzinfo=ZoneInfo(self.zone)) - EPOCH) // timedelta(milliseconds=1)
-
-
-def minutes(clock: str) -> int:
-    return 60 * int(clock[:2]) + int(clock[3:])
-
-
-def zeroed(spread: float, unit: float = 1.0) -> float:
-    """The spread, or 0 where it counts as 0; the unit of a price is the bar's close."""
-    return 0.0 if spread <= EPSILON * unit else spread
-
-
-def over(numerator: float, denominator: float, neutral: float) -> float:
-    return neutral if denominator == 0 else numerator / denominator
-
-
-def sign(x: float) -> int:
-    return (x > 0) - (x < 0)
-
-
-def ln(a: float, b: float, add: float = 0.0) -> float:
-    """ln((a + add)/(b + add)), to the last digits also where a is close to b."""
-    ratio = (a + add) / (b + add)
-    return math.log1p((a - b) / (b + add)) if 0.5 <= ratio <= 2 else math.log(ratio)
-
-
-def lnq(a: float, b: float) -> float:
-    return 0.0 if b == 0 else math.log(max(a / b, 1e-4))
-
-
-def mean(xs: Sequence[float]) -> float:
-    rounded = math.fsum(xs) / len(xs)
-    return rounded + math.fsum(x - rounded for x in xs) / len(xs)
-
-
-def above_mean(xs: Sequence[float]) -> float:
-    """The newest value minus the mean, without rounding the mean."""
-    return math.fsum(xs[-1] - x for x in xs) / len(xs)
-
-
-def centred(xs: Sequence[float]) -> list[float]:
-    shifted = [x - xs[-1] for x in xs]
-    middle = mean(shifted)
-    return [x - middle for x in shifted]
-
-
-def dot(xs: Iterable[float], ys: Iterable[float]) -> float:
-    return math.fsum(x * y for x, y in zip(xs, ys, strict=True))
-
-
-def sd(xs: Sequence[float], unit: float = 1.0) -> float:
-    """Population standard deviation, 0 where it counts as 0."""
-    d = centred(xs)
-    return zeroed(math.sqrt(dot(d, d) / len(d)), unit)
-
-
-def z_score(xs: Sequence[float], unit: float = 1.0) -> float:
-    return over(above_mean(xs), sd(xs, unit), 0.0)
-
-
-def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
-    dx, dy, spread = centred(xs), centred(ys), sd(xs) * sd(ys)
-    return over(dot(dx, dy) / len(dx), spread, 0.0)
-
-
-def autocorrelation(xs: Sequence[float]) -> float:
-    d = centred(xs)
-    return over(dot(d[1:], d[:-1]) / len(d), sd(xs) ** 2, 0.0)
-
-
-def ema(xs: Sequence[float], period: int, first: int = 0) -> list[float]:
-    """Seeded with the value at index `first`; NaN before it."""
-    out = [math.nan] * min(first, len(xs))
-    for x in xs[first:]:
-        out.append(out[-1] + 2 / (period + 1) * (x - out[-1]) if len(out) > first else x)
-    return out
-
-
-def wilder(xs: Sequence[float], period: int, first: int = 1) -> list[float]:
-    """Seeded with the mean of the `period` values from index `first` on; NaN before it."""
-    out = [math.nan] * min(first + period - 1, len(xs))
-    for x in xs[first + period - 1 :]:
-        seeded = len(out) >= first + period
-        out.append((out[-1] * (period - 1) + x) / period if seeded else mean(xs[first:][:period]))
-    return out
-
-
-class Past:
-    """All bars as named series: a value per bar, NaN where it does not exist yet."""
-
-    def __init__(self, bars: Sequence[OracleBar], rule: SessionRule) -> None:
-        self.bars = bars
-        self.sessions = [rule.session(bar.open_time) for bar in bars]
-        self.weekdays = [rule.local(bar.open_time).weekday() for bar in bars]
-        fields = ("open", "high", "low", "close", "volume")
-        self.series: dict[str, list[float]] = {f: [getattr(b, f) for b in bars] for f in fields}
-
-    def add(self, name: str, ready: int, column: "Column") -> None:
-        moments = [Now(self, t) for t in range(len(self.bars))]
-        self.series[name] = [column(n) if n.t + 1 >= ready else math.nan for n in moments]
-
-    def smooth(self) -> None:
-        """The recursions, each from the first bar on which its input exists."""
-        series = self.series
-        for period in E.split():
-            series[f"ema_{period}"] = ema(series["close"], int(period))
-        self.add("macd", 1, lambda n: (n.at("ema_12") - n.at("ema_26")) / n.c)
-        series["signal"] = ema(series["macd"], 9)
-        for p in (5, 7, 9, 10, 14, 20, 21, 30):
-            for name in ("gain", "loss", "tr", "pdm", "mdm"):
-                series[f"{name}_{p}"] = wilder(series[name], p)
-        self.add("dx", 15, directional_index)
-        series["adx"] = wilder(series["dx"], 14, first=14)
-        series["force_5"] = ema(series["force"], 5, first=19)
-
-
-class Now:
-    """Bar t, with index from 0, and all that came before it."""
-
-    def __init__(self, past: Past, t: int) -> None:
-        self.past, self.t, self.bar = past, t, past.bars[t]
-        self.o, self.h, self.l = self.bar.open, self.bar.high, self.bar.low
-        self.c, self.v = self.bar.close, self.bar.volume
-        self.range = zeroed(self.h - self.l, self.c)
-        self.body = abs(self.c - self.o)
-        self.upper, self.lower = self.h - max(self.o, self.c), min(self.o, self.c) - self.l
-
-    def at(self, name: str, ago: int = 0) -> float:
-        assert 0 <= ago <= self.t
-        return self.past.series[name][self.t - ago]
-
-    def last(self, name: str, period: int) -> list[float]:
-        assert 0 < period <= self.t + 1
-        return self.past.series[name][self.t + 1 - period : self.t + 1]
-
-    def sma(self, name: str, period: int) -> float:
-        return mean(self.last(name, period))
-
-    def sd(self, name: str, period: int) -> float:
-        return sd(self.last(name, period), self.c if name == "close" else 1.0)
-
-    def less(self, a: float, b: float) -> bool:
-        """a < b between derived quantities."""
-        return b - a > EPSILON * self.c
-
-    def session(self) -> list[int]:
-        """The bars seen of this bar's session, as indices."""
-        sessions = self.past.sessions
-        return [t for t in range(self.t + 1) if sessions[t] == sessions[self.t]]
-
-    def since_open_ms(self) -> int:
-        return self.bar.open_time - self.past.sessions[self.t][0]
-
-
-Column = Callable[[Now], float]
-Table = dict[str, tuple[int, Column]]
 
 
 def directional_move(n: Now, mine: float, other: float) -> float:
@@ -284,7 +113,8 @@ def above_vwap(n: Now, period: int) -> float:
 
 
 def vwap_distance(n: Now, period: int) -> float:
-    return ln(n.c, n.c - above_vwap(n, period))
+    volumes = n.last("volume", period)
+    return ln(n.c, over(dot(volumes, n.last("tp", period)), math.fsum(volumes), n.c))
 
 
 def session_vwap_z(n: Now) -> float:
@@ -522,12 +352,27 @@ COLUMNS: Table = TRANSFORMER | GRU | PATCHTST
 READY: dict[str, int] = {name: ready for name, (ready, _) in COLUMNS.items()}
 
 
+def smooth(past: Past) -> None:
+    """The recursions, each from the first bar on which its input exists."""
+    series = past.series
+    for period in E.split():
+        series[f"ema_{period}"] = ema(series["close"], int(period))
+    past.add("macd", 1, lambda n: (n.at("ema_12") - n.at("ema_26")) / n.c)
+    series["signal"] = ema(series["macd"], 9)
+    for p in (5, 7, 9, 10, 14, 20, 21, 30):
+        for name in ("gain", "loss", "tr", "pdm", "mdm"):
+            series[f"{name}_{p}"] = wilder(series[name], p)
+    past.add("dx", 15, directional_index)
+    series["adx"] = wilder(series["dx"], 14, first=14)
+    series["force_5"] = ema(series["force"], 5, first=19)
+
+
 def rows(bars: Sequence[OracleBar], sessions: SessionRule) -> dict[str, list[float]]:
     """Every column's value at every bar, NaN before the bar on which it is ready."""
     past = Past(bars, sessions)
     for name, (ready, column) in SERIES.items():
         past.add(name, ready, column)
-    past.smooth()
+    smooth(past)
     for name, (ready, column) in COLUMNS.items():
         past.add(name, ready, column)
     return {name: past.series[name] for name in COLUMNS}

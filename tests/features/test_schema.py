@@ -8,11 +8,14 @@ import pytest
 from quantum_ai_engine.features import kernel, schema
 from quantum_ai_engine.features.schema import SETS, FeatureSet, SchemaError, feature_set
 
+from . import oracle
+
 GRU9 = SETS["gru9"]
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "window", "ready_at"), [("gru9", 9, 32, 30), ("patchtst8", 8, 128, 26)]
+    ("name", "columns", "window", "ready_at"),
+    [("gru9", 9, 32, 30), ("patchtst8", 8, 128, 26), ("transformer173", 173, 64, 61)],
 )
 def test_the_sets_have_the_contracts_shape(
     name: str, columns: int, window: int, ready_at: int
@@ -28,8 +31,24 @@ def test_the_sets_have_the_contracts_shape(
 def test_indices_lead_to_the_named_columns(name: str) -> None:
     """L13: the offset of a column comes from its name, in the order of the set."""
     s = SETS[name]
-    assert tuple(kernel.COLUMNS[i][0] for i in s.indices) == s.columns
+    behind = tuple(s.kernel_name(column) for column in s.columns)
+    assert tuple(kernel.COLUMNS[i].name for i in s.indices) == behind
+    assert [column.name for column in s.kernel_columns()] == list(behind)
     assert s.indices.dtype == np.int64
+
+
+def test_the_names_are_the_contracts() -> None:
+    """L12: names and order of the three sets, as the oracle has them from the contract."""
+    assert SETS["transformer173"].columns == tuple(oracle.TRANSFORMER)
+    for name, table in (("gru9", oracle.GRU), ("patchtst8", oracle.PATCHTST)):
+        assert tuple(f"{name}.{column}" for column in SETS[name].columns) == tuple(table)
+
+
+def test_a_fourth_set_is_a_list() -> None:
+    """A set selects by name from the kernel's columns, in its own order and under its own names."""
+    mine = FeatureSet("mine", ("calm", "rsi_14", "clv"), 4, aliases={"calm": "rv_60"})
+    assert [kernel.COLUMNS[i].name for i in mine.indices] == ["rv_60", "rsi_14", "clv"]
+    assert (mine.ready_at, mine.window_ready_at) == (61, 64)
 
 
 def test_a_kept_promise_passes() -> None:
@@ -72,16 +91,17 @@ def test_another_hash_is_refused() -> None:
 
 def test_the_hash_depends_on_the_order() -> None:
     """L12: the same names in another order have another hash; a hash is 16 hex digits."""
-    exchanged = FeatureSet("gru9", GRU9.columns[::-1], 32)
+    exchanged = FeatureSet("gru9", GRU9.columns[::-1], 32, GRU9.aliases)
     assert exchanged.hash != GRU9.hash
-    assert len({s.hash for s in SETS.values()} | {schema.KERNEL_HASH}) == 3
+    assert len({s.hash for s in SETS.values()} | {schema.KERNEL_HASH}) == 4
     assert all(re.fullmatch(r"[0-9a-f]{16}", s.hash) for s in SETS.values())
 
 
-def test_the_hash_is_of_the_whole_names() -> None:
-    """L12: where one name ends and the next begins counts."""
-    assert schema.schema_hash(("ab", "c")) != schema.schema_hash(("a", "bc"))
-    assert schema.schema_hash(("a", "b")) != schema.schema_hash(("a",))
+def test_the_hash_is_of_what_stands_behind_a_name() -> None:
+    """L12: a name that means another column of the kernel has another hash."""
+    ours = FeatureSet("mine", ("rsi",), 4, aliases={"rsi": "rsi_14"})
+    theirs = FeatureSet("mine", ("rsi",), 4, aliases={"rsi": "rsi_21"})
+    assert ours.hash != theirs.hash
 
 
 def test_the_hash_depends_on_the_kernel_version(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,13 +115,13 @@ def test_the_hash_depends_on_the_kernel_version(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_hash_is_that_of_the_names_alone() -> None:
     """Name and window of a set are no part of the schema: the columns are."""
-    assert FeatureSet("other", GRU9.columns, 5).hash == GRU9.hash
+    assert FeatureSet("other", GRU9.columns, 5, GRU9.aliases).hash == GRU9.hash
 
 
 def test_an_unknown_column_is_refused_at_birth() -> None:
     """L12: a set can only select what the kernel computes."""
     with pytest.raises(SchemaError, match="feature set mine: the kernel has no column rsi_15"):
-        FeatureSet("mine", ("log_return", "rsi_15"), 4)
+        FeatureSet("mine", ("ret_1", "rsi_15"), 4)
 
 
 def test_an_unknown_set_is_refused_naming_those_that_exist() -> None:

@@ -9,25 +9,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quantum_ai_engine.features import kernel
+from quantum_ai_engine.features.columns import AT
 from quantum_ai_engine.features.schema import SETS, FeatureSet
 from quantum_ai_engine.features.store import LOOKBACK, FeatureStore
+
+from .bars import HOUR, Floats, kernel_bars, walk
 
 ALL_SETS = tuple(SETS.values())
 SERIES = 3
 HISTORY = 320  # bars per series: more than two turns of the rings
 
-Bars = NDArray[np.float64]
-
-
-def walk(n: int, seed: int) -> Bars:
-    random = np.random.default_rng(seed)
-    closes = 100.0 * np.exp(np.cumsum(random.normal(0.0, 1e-3, n)))
-    opens = np.concatenate([closes[:1], closes[:-1]])
-    highs, lows = np.maximum(opens, closes) * 1.0005, np.minimum(opens, closes) * 0.9995
-    return np.column_stack([opens, highs, lows, closes, random.exponential(1e3, n)])
-
-
-HISTORIES = [walk(HISTORY, seed) for seed in range(SERIES)]
+HISTORIES = [kernel_bars(walk(HISTORY, seed), HOUR) for seed in range(SERIES)]
 ROWS = [kernel.matrix(bars) for bars in HISTORIES]
 
 
@@ -42,7 +34,7 @@ def fed(bars: int, sets: tuple[FeatureSet, ...] = ALL_SETS) -> FeatureStore:
     return store
 
 
-def expected_window(series: int, count: int, s: FeatureSet) -> Bars:
+def expected_window(series: int, count: int, s: FeatureSet) -> Floats:
     """The rows that end with bar `count`, NaN where there was none."""
     window = np.full((s.window, len(s.columns)), np.nan)
     rows = ROWS[series][max(0, count - s.window) : count, s.indices]
@@ -50,7 +42,7 @@ def expected_window(series: int, count: int, s: FeatureSet) -> Bars:
     return window
 
 
-def same(left: Bars, right: Bars) -> bool:
+def same(left: Floats, right: Floats) -> bool:
     return left.shape == right.shape and left.tobytes() == np.ascontiguousarray(right).tobytes()
 
 
@@ -82,7 +74,7 @@ def test_windows_are_the_history_however_bars_come(random: Random, burst_size: i
 def test_row_k_is_row_k_plus_1_of_the_bar_before() -> None:
     """L14: from bar to bar a window moves by one row, and only the last row is new."""
     store = FeatureStore(ALL_SETS, capacity=1)
-    before: dict[str, Bars] = {}
+    before: dict[str, Floats] = {}
     for n, bar in enumerate(HISTORIES[0], start=1):
         rows = store.step(one(0), bar[np.newaxis])
         for s in ALL_SETS:
@@ -148,10 +140,10 @@ def test_reserving_less_than_there_is_changes_nothing() -> None:
 def test_a_series_takes_the_same_memory_for_ever() -> None:
     """State and rings are fixed when a series is made: running on allocates nothing."""
     store = fed(300)
-    arrays = (store._states, store._bars, *store._rings.values())
+    arrays = store._arrays()
     sizes = [array.nbytes for array in arrays]
     store.step(np.zeros(HISTORY, dtype=np.int64), HISTORIES[1])
-    after = (store._states, store._bars, *store._rings.values())
+    after = store._arrays()
     assert all(old is new for old, new in zip(arrays, after, strict=True))
     assert [array.nbytes for array in after] == sizes
 
@@ -159,7 +151,7 @@ def test_a_series_takes_the_same_memory_for_ever() -> None:
 def test_an_empty_burst_is_nothing() -> None:
     """No bars give no rows and move no series."""
     store = fed(5)
-    rows = store.step(np.empty(0, dtype=np.int64), np.empty((0, 5)))
+    rows = store.step(np.empty(0, dtype=np.int64), np.empty((0, kernel.BAR_WIDTH)))
     assert rows.values.shape == (0, kernel.COLUMN_COUNT)
     assert rows.windows["gru9"].shape == (0, 32, 9)
     assert store.count(0) == 5
@@ -170,15 +162,18 @@ def test_an_empty_burst_is_nothing() -> None:
 def test_recent_bars_are_the_newest(count: int, length: int) -> None:
     """The newest bars as they came, oldest first; fewer when fewer were seen."""
     recent = fed(count).recent_bars(0, length)
-    assert same(recent, HISTORIES[0][max(0, count - length) : count])
+    assert same(recent, HISTORIES[0][max(0, count - length) : count, :5])
 
 
 @pytest.mark.parametrize("count", [1, 5, 129, 300])
-@pytest.mark.parametrize("column", ["rsi_14", "macd", "sma_30"])
-def test_recent_values_of_a_column_are_found_by_name(count: int, column: str) -> None:
-    """L13: the newest values of a column of whichever set has it, oldest first."""
-    at = [name for name, _ in kernel.COLUMNS].index(column)
-    recent = fed(count).recent_column(0, column, 20)
+@pytest.mark.parametrize(
+    ("owner", "column"),
+    [("gru9", "rsi_14"), ("transformer173", "rsi_14"), ("patchtst8", "macd"), ("gru9", "sma_30")],
+)
+def test_recent_values_of_a_column_are_found_by_name(count: int, owner: str, column: str) -> None:
+    """L13: the newest values of a column of the set that is named, oldest first."""
+    at = AT[SETS[owner].kernel_name(column)]
+    recent = fed(count).recent_column(0, owner, column, 20)
     assert same(np.ascontiguousarray(recent), ROWS[0][max(0, count - 20) : count, at])
 
 
@@ -187,7 +182,6 @@ def test_no_more_than_the_lookback_is_shown(count: int) -> None:
     """Asked for more than is kept, the store shows what is kept, and never a bar twice."""
     store = fed(count)
     newest = slice(count - LOOKBACK, count)
-    at = [name for name, _ in kernel.COLUMNS].index("rsi_14")
-    assert same(store.recent_bars(0, 500), HISTORIES[0][newest])
-    shown = np.ascontiguousarray(store.recent_column(0, "rsi_14", 500))
-    assert same(shown, ROWS[0][newest, at])
+    assert same(store.recent_bars(0, 500), HISTORIES[0][newest, :5])
+    shown = np.ascontiguousarray(store.recent_column(0, "gru9", "rsi_14", 500))
+    assert same(shown, ROWS[0][newest, AT["gru9.rsi_14"]])

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from quantum_ai_engine.config import Venue
 from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.features.kernel import matrix
 from quantum_ai_engine.features.schema import FeatureSet, feature_set
+from quantum_ai_engine.features.sessions import Calendar
 from quantum_ai_engine.features.store import FeatureStore
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.dataset import (
@@ -19,15 +22,22 @@ from quantum_ai_engine.training.dataset import (
     Dataset,
     Samples,
     TrainingError,
-    accepted,
     build,
 )
+from quantum_ai_engine.training.matrix import Admission
 
 from .conftest import MINUTE_MS, make_walk
 
 GRU9 = feature_set("gru9")
-SMALL = FeatureSet("small", ("log_return", "momentum_5"), window=4)
+SMALL = FeatureSet("small", ("ret_1", "momentum_5"), window=4)
+Floats = NDArray[np.float64]
+Times = NDArray[np.int64]
 Walk = Callable[..., BarTable]
+
+
+def kernel_bars(open_time: Times, ohlcv: Floats) -> Floats:
+    """Minute bars as the kernel reads them, in sessions of 24 hours UTC."""
+    return Calendar(Venue()).rows(open_time, ohlcv, MINUTE_MS)
 
 
 def spans(dataset: Dataset) -> list[Samples]:
@@ -45,7 +55,8 @@ def test_windows_are_what_the_live_store_gives(walk: Walk) -> None:
     table = walk(missing=0.02)
     dataset = build(table, GRU9, horizon_bars=5)
     store = FeatureStore((GRU9,))
-    live = store.step(table.symbol_index.astype(np.int64), table.ohlcv).windows["gru9"]
+    bars = kernel_bars(table.open_time, table.ohlcv)
+    live = store.step(table.symbol_index.astype(np.int64), bars).windows["gru9"]
     order = np.argsort(table.symbol_index, kind="stable")
     for span in spans(dataset):
         np.testing.assert_array_equal(dataset.windows(span), live[order][span.row])
@@ -119,7 +130,7 @@ def test_statistics_are_those_of_the_train_rows(walk: Walk) -> None:
     until = dataset.train.close_time[-1]
     rows = np.concatenate(
         [
-            matrix(ohlcv)[:, GRU9.indices][
+            matrix(kernel_bars(t, ohlcv))[:, GRU9.indices][
                 (np.arange(len(t)) >= GRU9.ready_at - 1) & (t + MINUTE_MS <= until)
             ]
             for t, ohlcv in map(table.of, table.symbols)
@@ -207,7 +218,7 @@ def test_repeated_and_misaligned_bars_are_left_out(walk: Walk) -> None:
     again = replace(
         table, symbol_index=table.symbol_index[twice], open_time=open_time, ohlcv=table.ohlcv[twice]
     )
-    assert np.flatnonzero(~accepted(again)).tolist() == [21, 30]
+    assert np.flatnonzero(~Admission().judge(again)).tolist() == [21, 30]
 
 
 def test_same_bars_have_the_same_hash(walk: Walk) -> None:
