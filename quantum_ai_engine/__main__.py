@@ -1,14 +1,19 @@
 """The entry of the commands, and of `python -m quantum_ai_engine`."""
 
+import contextlib
 import sys
+import threading
+from collections.abc import Iterator
 
 BAD_CONFIGURATION = 78
+PATIENCE_S = 2.0  # with a warm cache everything is there by then
 
 
 def main() -> None:
     """Run a command. Imports come late, so that a kernel that cannot be cached says so."""
     try:
-        from quantum_ai_engine.cli.app import main as run
+        with _said_when_slow():
+            from quantum_ai_engine.cli.app import main as run
     except RuntimeError as error:
         if "cannot cache function" not in str(error):
             raise
@@ -19,6 +24,18 @@ def main() -> None:
         )
         sys.exit(BAD_CONFIGURATION)
     run()
+
+
+@contextlib.contextmanager
+def _said_when_slow() -> Iterator[None]:
+    """A line on standard error while the kernel is compiled."""
+    line = "quantum-ai-engine: compiling the feature kernel, once for this machine (about 10 s)"
+    timer = threading.Timer(PATIENCE_S, print, [line], {"file": sys.stderr})
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 if __name__ == "__main__":
