@@ -27,6 +27,7 @@ unit:
 	deploy/systemd/check.sh
 
 bench: $(VENV)/ready-dev
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,bench,dev,peers]'
 	$(BIN)/python -m benchmarks
 
 clean:

@@ -44,7 +44,7 @@ class EngineSettings(_Room, frozen=True, kw_only=True):
     clock: Literal["wall", "bars"] = "wall"
     burn_in_bars: Annotated[int, Meta(ge=0)] = 256
     valid_intervals: Positive = 2.0
-    replay_bars: Annotated[int, Meta(ge=0)] = 1024
+    replay_bars: Annotated[int, Meta(ge=0)] = 2048
     max_series: Count = 5000
 
 

@@ -16,7 +16,8 @@ SYMBOL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 INTERVALS = "1s 5s 10s 15s 30s 1m 2m 3m 5m 10m 15m 20m 30m 1h 2h 3h 4h 6h 8h 12h 1d".split()
 INTERVAL_MS = {name: int(name[:-1]) * INTERVAL_UNITS_MS[name[-1]] for name in INTERVALS}
 # Outside of these no feature could be computed exactly; no market has been there.
-LOWEST_PRICE, HIGHEST_PRICE, HIGHEST_VOLUME = 1e-15, 1e15, 1e21
+LOWEST_PRICE, HIGHEST_PRICE = 1e-15, 1e15
+LOWEST_VOLUME, HIGHEST_VOLUME = 1e-15, 1e21  # or 0
 LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 
@@ -98,6 +99,8 @@ class Bar(msgspec.Struct, frozen=True):
             raise Refused(Reason.NEGATIVE_VOLUME, f"volume {self.volume} is negative")
         if low < LOWEST_PRICE or high > HIGHEST_PRICE or self.volume > HIGHEST_VOLUME:
             raise _refused_band(self)
+        if 0.0 < self.volume < LOWEST_VOLUME:
+            raise _refused_band(self)
         interval_ms = INTERVAL_MS.get(self.interval)
         if interval_ms is None:
             raise Refused(
@@ -141,7 +144,8 @@ def _refused_band(bar: Bar) -> Refused:
     return Refused(
         Reason.OUT_OF_BAND,
         f"low {bar.low}, high {bar.high} or volume {bar.volume} is outside prices of "
-        f"{LOWEST_PRICE:g} to {HIGHEST_PRICE:g} and volumes up to {HIGHEST_VOLUME:g}",
+        f"{LOWEST_PRICE:g} to {HIGHEST_PRICE:g} and volumes of 0 or {LOWEST_VOLUME:g} to "
+        f"{HIGHEST_VOLUME:g}",
     )
 
 

@@ -4,12 +4,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from quantum_ai_engine.config import RedisSettings, Settings
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
 from quantum_ai_engine.market.paper import PaperMarket
 from quantum_ai_engine.market.table import BarTable
+
+# A busy machine is no failure: time decides nothing in these tests.
+hypothesis_settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("patient")
 
 START_MS = 1_735_689_600_000  # 2025-01-01
 

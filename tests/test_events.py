@@ -89,6 +89,9 @@ REFUSALS = [
     ({"low": -1.0}, Reason.NON_POSITIVE_PRICE, "low"),
     ({"open": 0.0, "high": 0.0, "low": 0.0, "close": 0.0}, Reason.NON_POSITIVE_PRICE, "low"),
     ({"volume": -1e-9}, Reason.NEGATIVE_VOLUME, "volume"),
+    *(({"volume": v}, Reason.OUT_OF_BAND, "volume") for v in (5e-324, 1e-16, 1e22, 1e308)),
+    ({"low": 1e-16}, Reason.OUT_OF_BAND, "low"),
+    ({"high": 1e16}, Reason.OUT_OF_BAND, "high"),
     *(({"interval": i}, Reason.UNKNOWN_INTERVAL, "interval") for i in ("7m", "1M", "60", "", "1w")),
     *(({"open_time": t}, Reason.MISALIGNED_TIME, "open_time") for t in (1, 59_999, -60_000)),
     ({"open_time": 10**16 - 10**16 % 60_000}, Reason.MISALIGNED_TIME, "open_time"),
@@ -151,7 +154,7 @@ bars = st.builds(
     st.sampled_from(sorted(INTERVAL_MS)),
     st.integers(0, 2_000_000),
     st.tuples(prices, prices, prices, prices).map(sorted),
-    st.floats(0.0, 1e15),
+    st.just(0.0) | st.floats(1e-15, 1e15),
 )
 
 

@@ -58,6 +58,8 @@ STATE_WIDTH = _HEADER + 30 * RING
 
 _EPSILON = 1e-10  # a spread at or below this share of its scale counts as zero
 _KELTNER_EPSILON = 1e-8
+# Averages of nothing but zeros only shrink by a factor a bar; below this they are forgotten.
+_FORGOTTEN = 1e-30
 _SMALLEST = 1e-4  # the one floor: a bar without volume has no logarithm
 _OPENING_RANGE = 30
 _ALPHAS = np.array([2.0 / (p + 1.0) for p in E])
@@ -615,11 +617,13 @@ def _recursions(state, bar, slot, bars, out):  # type: ignore[no-untyped-def]
     if bars == 1.0:
         return
     previous, count = _at(state, _C, slot, 1), bars - 1.0
-    change = close - previous
+    change, forgotten = close - previous, _FORGOTTEN * close
     for i in range(6):
         period = _RSI[i]
-        state[_GAIN + i] = _wilder(state[_GAIN + i], max(change, 0.0), count, period)
-        state[_LOSS + i] = _wilder(state[_LOSS + i], max(-change, 0.0), count, period)
+        gain = _wilder(state[_GAIN + i], max(change, 0.0), count, period)
+        loss = _wilder(state[_LOSS + i], max(-change, 0.0), count, period)
+        state[_GAIN + i] = _nonzero(gain, forgotten)
+        state[_LOSS + i] = _nonzero(loss, forgotten)
     true_range = max(high, previous) - min(low, previous)
     state[_ATR] = _wilder(state[_ATR], true_range, count, 10.0)
     state[_ATR + 1] = _wilder(state[_ATR + 1], true_range, count, 14.0)
@@ -628,8 +632,8 @@ def _recursions(state, bar, slot, bars, out):  # type: ignore[no-untyped-def]
     limit = _EPSILON * close
     plus = up if up - down > limit and up > limit else 0.0
     minus = down if down - up > limit and down > limit else 0.0
-    state[_PLUS_DM] = _wilder(state[_PLUS_DM], plus, count, 14.0)
-    state[_MINUS_DM] = _wilder(state[_MINUS_DM], minus, count, 14.0)
+    state[_PLUS_DM] = _nonzero(_wilder(state[_PLUS_DM], plus, count, 14.0), forgotten)
+    state[_MINUS_DM] = _nonzero(_wilder(state[_MINUS_DM], minus, count, 14.0), forgotten)
 
 
 @_jit
@@ -650,7 +654,7 @@ def _recursive_columns(state, close, bars, out):  # type: ignore[no-untyped-def]
     out[_MDI] = minus
     if bars >= 15.0:
         dx = _over(abs(plus - minus), _nonzero(plus + minus, _EPSILON), 0.0)
-        state[_ADX] = _wilder(state[_ADX], dx, bars - 14.0, 14.0)
+        state[_ADX] = _nonzero(_wilder(state[_ADX], dx, bars - 14.0, 14.0), _FORGOTTEN)
     out[_ADX_14] = state[_ADX]
     atr_10 = _nonzero(state[_ATR], _KELTNER_EPSILON * close)
     out[_KELTNER] = _over(close - state[_EMA + 4], 2.0 * atr_10, 0.0)
@@ -750,7 +754,8 @@ def _flows(state, slot, bars, sums, out):  # type: ignore[no-untyped-def]
     if bars == 20.0:
         state[_FORCE] = force
     elif bars > 20.0:
-        state[_FORCE] += _ALPHA_5 * (force - state[_FORCE])
+        force = state[_FORCE] + _ALPHA_5 * (force - state[_FORCE])
+        state[_FORCE] = force if abs(force) > _FORGOTTEN else 0.0
     out[_FORCE_5] = state[_FORCE]
     for i in range(2):
         lead, spread = _moments(state, _LV, slot, 20 + 40 * i)

@@ -160,10 +160,10 @@ def _opened(snapshot: bytes) -> tuple[_Header, bytes]:
         raise SnapshotError("these bytes are no snapshot of feature state")
     if blake2b(content, digest_size=16).digest() != snapshot[mark:digest]:
         raise SnapshotError("the snapshot is damaged: its checksum differs")
-    version, header, body = msgspec.msgpack.decode(content, type=tuple[int, _Header, bytes])
+    version, header, body = msgspec.msgpack.decode(content, type=tuple[int, msgspec.Raw, bytes])
     if version != SNAPSHOT_VERSION:
         raise SnapshotError(f"snapshot version {version} is not {SNAPSHOT_VERSION}")
-    return header, body
+    return msgspec.msgpack.decode(header, type=_Header), body
 
 
 def _new_rings(capacity: int, columns: int) -> NDArray[np.float64]:

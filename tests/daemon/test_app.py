@@ -259,7 +259,7 @@ async def test_an_idle_daemon_stops_at_once(settings: Settings, client: Client) 
     async with serving(patient) as daemon:
         await until(lambda: daemon.status.ready)
         stopped_at = time.monotonic()
-    assert time.monotonic() - stopped_at < 1.0
+    assert time.monotonic() - stopped_at < 2.0
 
 
 async def test_old_bars_teach_but_publish_nothing(

@@ -193,4 +193,4 @@ async def test_a_reader_that_overhears_the_stop_does_not_delay_it(
         deaf = daemon.rounds.feed = DeafFeed(client)
         await until(lambda: deaf.is_reading)
         stopped_at = time.monotonic()
-    assert time.monotonic() - stopped_at < 1.0
+    assert time.monotonic() - stopped_at < 2.0

@@ -1,6 +1,5 @@
 """Every column of every set against the oracle, on markets of every kind."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,7 @@ TOLERANCE = {
     for name in names.split()
 }
 
-DATA = Path(os.environ.get("QAE_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(__file__).parents[3] / "shared" / "data"
 RECORDED = {
     ("btcperp-1m.csv.gz", "BTCPERP"): (0, 9_000),
     ("crypto-5m.csv.gz", "ADABTC"): (0,),
@@ -163,7 +162,7 @@ def test_any_bars_give_what_the_definitions_say(
 def test_recorded_markets_too(file: str, symbol: str) -> None:
     """L18: on real bars each column is what its definition says."""
     if not (DATA / file).exists():
-        pytest.skip("needs the recordings: set QAE_SHARED_DATA to their folder")
+        pytest.skip("the recordings are not beside the checkout")
     table = read_bars(DATA / file)
     times, values = table.of(symbol)
     for start in RECORDED[file, symbol]:
