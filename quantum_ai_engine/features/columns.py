@@ -80,7 +80,7 @@ def _logs() -> list[Column]:
     ]
 
 
-def _others() -> list[Column]:
+def _bars_and_volatility() -> list[Column]:
     w = _window
     return [
         *(w(name, 2) for name in ("ret_1", "vol_chg_1")),
@@ -102,6 +102,12 @@ def _others() -> list[Column]:
         *(w(f"bbw_{p}", p) for p in (10, 20, 50)),
         Column("keltner_pos", 20, max(_ema(20), _wilder(10))),
         Column("squeeze_ratio", 21, _wilder(20)),
+    ]
+
+
+def _oscillators_and_flows() -> list[Column]:
+    w = _window
+    return [
         *(Column(f"rsi_{p}", p + 1, _wilder(p)) for p in RSI),
         *(w(f"stoch_{p}", p) for p in (5, 10, 20, 30, 60)),
         w("stoch_k_14", 14),
@@ -124,6 +130,12 @@ def _others() -> list[Column]:
         w("mfi_14", 15),
         w("pv_corr_20", 21),
         Column("force_ema_5", 24, _ema(5) + 20),
+    ]
+
+
+def _patterns_and_sessions() -> list[Column]:
+    w = _window
+    return [
         *(w(name, 1) for name in ("doji", "hammer", "shooting_star")),
         *(w(name, 2) for name in ("engulf_bull", "engulf_bear", "inside_bar")),
         *(w(name, 1) for name in ("sess_sin", "sess_cos", "dow_sin", "dow_cos", "sess_frac")),
@@ -138,6 +150,11 @@ def _others() -> list[Column]:
 
 RUN_MOST = 100  # tanh(n / 5) is 1 to the last bit well before: longer runs need not be told apart
 LOGS = len(_logs())
-COLUMNS = (*_logs(), *_others())
+COLUMNS = (
+    *_logs(),
+    *_bars_and_volatility(),
+    *_oscillators_and_flows(),
+    *_patterns_and_sessions(),
+)
 NAMES = tuple(column.name for column in COLUMNS)
 AT = {name: i for i, name in enumerate(NAMES)}
