@@ -44,7 +44,7 @@ class EngineSettings(_Room, frozen=True, kw_only=True):
     clock: Literal["wall", "bars"] = "wall"
     burn_in_bars: Annotated[int, Meta(ge=0)] = 256
     valid_intervals: Positive = 2.0
-    replay_bars: Annotated[int, Meta(ge=0)] = 2048
+    replay_bars: Annotated[int, Meta(ge=256)] = 2048
     max_series: Count = 5000
 
 
@@ -361,6 +361,11 @@ def _check(settings: Settings) -> None:
     for key, value in flatten(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key} = {value} is not a finite number")
+    if settings.engine.replay_bars < settings.engine.burn_in_bars:
+        raise ConfigError(
+            f"engine.replay_bars = {settings.engine.replay_bars} is below engine.burn_in_bars = "
+            f"{settings.engine.burn_in_bars}: after a restart there would be no signals"
+        )
     if redis.partition >= redis.partitions:
         raise ConfigError(
             f"redis.partition = {redis.partition} is not below redis.partitions = "

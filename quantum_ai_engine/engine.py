@@ -74,10 +74,11 @@ class Round:
     `refused` holds (position in the batch, why). Every bar is in exactly one of processed,
     duplicates and refused; of the processed ones each has a signal, or is counted under
     `silent` with the reason why nothing was published for it. `unheard` holds the abstentions
-    of bars for which no agent voted.
+    of bars for which no agent voted, `longest_interval_ms` the longest interval processed.
     """
 
     processed: int = 0
+    longest_interval_ms: int = 0
     duplicates: int = 0
     gaps: int = 0
     refused: list[tuple[int, Refused]] = field(default_factory=list)
@@ -234,6 +235,7 @@ class Engine:
                 self.newest_close = max(self.newest_close, bar.close_time)
                 admitted.append(_Admitted(bar, i, self.newest_close))
         done.processed = len(admitted)
+        done.longest_interval_ms = max((a.bar.interval_ms for a in admitted), default=0)
         done.gaps = self._order.gaps - gaps_before
         series = np.array([a.series for a in admitted], dtype=np.int64)
         values = np.array([self._calendars.row(a.bar) for a in admitted])

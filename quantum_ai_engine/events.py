@@ -18,7 +18,7 @@ INTERVAL_MS = {name: int(name[:-1]) * INTERVAL_UNITS_MS[name[-1]] for name in IN
 # Outside of these no feature could be computed exactly; no market has been there.
 LOWEST_PRICE, HIGHEST_PRICE = 1e-15, 1e15
 LOWEST_VOLUME, HIGHEST_VOLUME = 1e-15, 1e21  # or 0
-LAST_TIME_MS = 253_402_300_799_999  # the end of the year 9999
+LAST_TIME_MS = 7_258_118_399_999  # the end of the year 2199
 
 
 class Reason(StrEnum):
@@ -53,6 +53,10 @@ class Abstained(StrEnum):
     DEADLINE = "deadline"
     NON_FINITE = "non_finite"
     ERROR = "error"
+
+
+# Abstentions that say that an agent does not work; the others that it was not to be asked.
+FAILURES = frozenset({Abstained.DEADLINE, Abstained.NON_FINITE, Abstained.ERROR})
 
 
 class Refused(ValueError):  # noqa: N818 (what happened, as the glossary has it)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quantum_ai_engine import config
-from quantum_ai_engine.config import ConfigError, RiskSettings, Settings, Venue, load
+from quantum_ai_engine.config import ConfigError, Settings, Venue, load
 
 SECRET = "hunter2-in-no-message"
 ROOMS = ("config", "agents", "daemon", "risk", "features", "supervisor")
@@ -310,12 +310,6 @@ def test_settings_are_frozen() -> None:
     """Settings are read once: nobody can change them afterwards."""
     with pytest.raises(AttributeError):
         Settings().risk.exposure_cap = 1.0  # type: ignore[misc]
-
-
-def test_the_environment_name_changes_no_other_setting() -> None:
-    """L35: no limit depends on the name of the environment."""
-    assert with_values(engine__environment="test").risk == RiskSettings()
-    assert with_values(engine__environment="live").risk == RiskSettings()
 
 
 def test_directories_have_their_order(tmp_path: Path) -> None:

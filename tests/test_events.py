@@ -152,7 +152,7 @@ bars = st.builds(
     ),
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}", fullmatch=True),
     st.sampled_from(sorted(INTERVAL_MS)),
-    st.integers(0, 2_000_000),
+    st.integers(0, 80_000),
     st.tuples(prices, prices, prices, prices).map(sorted),
     st.just(0.0) | st.floats(1e-15, 1e15),
 )

@@ -16,11 +16,12 @@ from quantum_ai_engine.cli import (
     train,
     watch,
 )
-from quantum_ai_engine.cli.common import CommandError
+from quantum_ai_engine.cli.common import CommandError, UsageError
 from quantum_ai_engine.config import ConfigError
+from quantum_ai_engine.daemon.embedded import EmbeddedRedisError
 from quantum_ai_engine.market.files import BarFileError
 
-FAILED, BAD_CONFIGURATION = 1, 78
+FAILED, USAGE, BAD_CONFIGURATION = 1, 2, 78
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,8 +53,14 @@ def main() -> None:
     """Run a command; an expected failure is one sentence on standard error and an exit code."""
     try:
         app()
-    except (ConfigError, CommandError, BundleError, BarFileError) as error:
+    except (ConfigError, CommandError, BundleError, BarFileError, EmbeddedRedisError) as error:
         if "--debug" in sys.argv:
             raise
         print(f"quantum-ai-engine: {error}", file=sys.stderr)
-        sys.exit(BAD_CONFIGURATION if isinstance(error, ConfigError) else FAILED)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: Exception) -> int:
+    if isinstance(error, ConfigError):
+        return BAD_CONFIGURATION
+    return USAGE if isinstance(error, UsageError) else FAILED

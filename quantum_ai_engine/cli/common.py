@@ -27,6 +27,10 @@ class CommandError(Exception):
     """A command that cannot go on: one sentence that says what to do."""
 
 
+class UsageError(CommandError):
+    """An option with a value that it cannot have."""
+
+
 def load_settings(config: Path | None, assignments: list[str] | None) -> Loaded:
     """The settings from the file, the environment and `--set`. Raises `ConfigError`."""
     overrides: dict[str, Any] = {}

@@ -41,7 +41,9 @@ def demo(
     speed: Annotated[str, typer.Option(help="60 = a minute of market a second, or max.")] = "60",
     seed: Annotated[int, typer.Option(help="Seed of the paper market.")] = 1,
     port: Annotated[int, typer.Option(help="Port of /health.")] = 8001,
-    directory: Annotated[Path | None, typer.Option(help="Where the bundles are kept.")] = None,
+    directory: Annotated[
+        Path | None, typer.Option(help="Its `bundles` folder keeps the agents.")
+    ] = None,
 ) -> None:
     """A Redis, a paper market, two freshly trained agents and the engine: watch signals."""
     pace = parse_speed(speed)

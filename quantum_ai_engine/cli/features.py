@@ -11,6 +11,7 @@ import typer
 from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
+    UsageError,
     console,
     load_settings,
     progress_bar,
@@ -42,7 +43,9 @@ def features(
     try:
         chosen = feature_set(set_name)
     except SchemaError as error:
-        raise CommandError(f"--set: {error}") from error
+        raise UsageError(f"--set: {error}") from error
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out {out}: name a .parquet file")
     calendars = Calendars(load_settings(config, None).settings.sessions.by_symbol())
     parts = stream_bars(data, symbol=symbol, interval=interval)
     temporary = out.with_name(f".{out.name}.part")
@@ -115,4 +118,4 @@ def _day_ms(day: str | None) -> int:
     try:
         return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
     except ValueError as error:
-        raise CommandError(f"--start {day}: write a day as 2025-01-31") from error
+        raise UsageError(f"--start {day}: write a day as 2025-01-31") from error

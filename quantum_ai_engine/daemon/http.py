@@ -16,6 +16,7 @@ from quantum_ai_engine.events import INTERVAL_MS, Bar, Forecast, Refused
 from quantum_ai_engine.features.store import LOOKBACK
 
 MOST_BARS = 5000
+SHUTDOWN_S = 0.3  # a request that is never finished must not hold up the stop
 BODY_BYTES = 4 * 1024 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -109,8 +110,9 @@ class Api:
             intervals = ", ".join(s[1] for s in known)
             raise _BadRequest(f"{asked.symbol} comes at {intervals}; say which interval")
         symbol, interval, bars, close_time = known[0]
-        forecast = await engine.forecast(symbol, interval)
+        # Before anything is awaited: forecast and features must be of the same bar.
         features = {n: engine.recent(symbol, interval, n, asked.lookback) for n in asked.features}
+        forecast = await engine.forecast(symbol, interval)
         return _prediction(forecast, symbol, interval, close_time) | {
             "bars_seen": bars,
             "age_s": None if close_time is None else time.time() - close_time / 1000,
@@ -132,7 +134,7 @@ class Api:
 
 async def serve(api: Api, settings: HttpSettings) -> web.AppRunner:
     """Start to listen; `await runner.cleanup()` ends it. Raises OSError when it cannot."""
-    runner = web.AppRunner(api.application(), access_log=None)
+    runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     await web.TCPSite(runner, settings.host, settings.port).start()
     return runner
@@ -170,6 +172,8 @@ def _bars(asked: PredictRequest) -> list[Bar]:
             bars.append(Bar(asked.symbol, interval, *msgspec.structs.astuple(given)))
         except Refused as refused:
             raise _BadRequest(f"bars[{i}]: {refused.detail}") from refused
+        if bars[-1].open_time > time.time() * 1000:
+            raise _BadRequest(f"bars[{i}] is still to come")
     return bars
 
 

@@ -14,7 +14,7 @@ from prometheus_client import (
 from quantum_ai_engine.agents.pool import AgentPool
 from quantum_ai_engine.daemon.commit import DeadLetter
 from quantum_ai_engine.engine import Round
-from quantum_ai_engine.events import Abstention, Signal
+from quantum_ai_engine.events import FAILURES, Abstention, Signal
 
 # The moment at which each series began would double their number, for nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -79,7 +79,7 @@ class Metrics:
             self.bar_to_signal.observe(seconds)
         if done.signals:
             self._show_votes(done.signals[-1])
-        elif done.unheard:
+        elif any(abstention.reason in FAILURES for abstention in done.unheard):
             self.effective_votes.set(0)
 
     def observe_pool(self, pool: AgentPool) -> None:

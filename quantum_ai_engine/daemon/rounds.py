@@ -11,7 +11,7 @@ from redis.exceptions import AuthenticationError
 
 from quantum_ai_engine.config import ConfigError, Settings
 from quantum_ai_engine.daemon.client import Client, Unreachable, backoff, check_server
-from quantum_ai_engine.daemon.commit import Conflict, DeadLetter, Ledger
+from quantum_ai_engine.daemon.commit import Conflict, DeadLetter, Ledger, cut_text
 from quantum_ai_engine.daemon.feed import BarFeed, Entry
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.metrics import Metrics
@@ -66,7 +66,9 @@ class Rounds:
         self.engine = make_engine()
         self.position: str | None = None
         keys = Keys.of(settings.redis)
-        self.feed = BarFeed(client, keys, settings.engine.environment)
+        self.feed = BarFeed(
+            client, keys, settings.engine.environment, settings.ingest.future_tolerance_ms
+        )
         self._settings = settings
         self._client = client
         self._ledger = Ledger(client, keys, owner)
@@ -137,7 +139,13 @@ class Rounds:
         )
         self.engine, self.position = engine, position
         self._status.position = position
-        self._status.last_close_time = engine.newest_close or None
+        self._note_newest()
+
+    def _note_newest(self) -> None:
+        """Show the newest close time, once there is one."""
+        if newest := self.engine.newest_close:
+            self._status.last_close_time = newest
+            self._metrics.last_close.set(newest / 1000)
 
     async def _read(self, stop: asyncio.Event) -> list[Entry]:
         """The next batch; nothing when `stop` comes first."""
@@ -163,9 +171,8 @@ class Rounds:
         with watch("commit"):
             await self._commit(entries[-1][0].decode(), signals, dead)
         self._metrics.update(done, dead, watch.seconds())
-        self._metrics.last_close.set(self.engine.newest_close / 1000)
         self._status.update(done, len(dead))
-        self._status.last_close_time = self.engine.newest_close
+        self._note_newest()
         self._tell(signals, dead)
 
     async def _commit(
@@ -231,5 +238,5 @@ class Rounds:
                 event_name="refused",
                 count=len(dead),
                 reason=dead[0].refused.reason.value,
-                detail=dead[0].refused.detail,
+                detail=cut_text(dead[0].refused.detail),
             )

@@ -11,7 +11,9 @@ from typing import Any
 
 from quantum_ai_engine.agents.base import Agent
 from quantum_ai_engine.engine import Round
-from quantum_ai_engine.events import Abstained
+from quantum_ai_engine.events import FAILURES, Abstained, Abstention
+
+OVERDUE_INTERVALS = 2.5
 
 
 @dataclass(slots=True)
@@ -32,7 +34,11 @@ class AgentStatus:
 
 @dataclass(slots=True)
 class Status:
-    """Counts and moments of completed work."""
+    """Counts and moments of completed work.
+
+    `silent` says why the newest bar had no signal, if it had none; `worked_at` is when the last bar
+    was dealt with, by the monotonic clock, and `patience_s` after how long the next one is overdue.
+    """
 
     agents: dict[str, AgentStatus]
     started_at: float = field(default_factory=time.time)
@@ -48,6 +54,9 @@ class Status:
     loop_lag_s: float = 0.0
     redis_error: str | None = "not connected yet"
     stopping: bool = False
+    silent: str | None = None
+    worked_at: float | None = None
+    patience_s: float = 0.0
 
     @classmethod
     def of(cls, agents: Sequence[Agent]) -> "Status":
@@ -63,26 +72,34 @@ class Status:
         return self.redis_error is None and not self.stopping
 
     def state(self) -> str:
-        """One word: stopping, degraded, warming_up or ok."""
+        """One word: stopping, degraded, warming_up, idle or ok."""
         if self.stopping:
             return "stopping"
-        if self.redis_error is not None:
+        if self.redis_error is not None or self._all_failed():
             return "degraded"
         if not self.effective_votes:
-            return "degraded" if self._all_failed() else "warming_up"
-        return "ok"
+            return "warming_up"
+        return "idle" if self.overdue_s() > 0.0 or self.silent == "expired" else "ok"
+
+    def overdue_s(self) -> float:
+        """For how long the next bar has been overdue; 0 when it is not."""
+        if self.worked_at is None or not self.patience_s:
+            return 0.0
+        return max(0.0, time.monotonic() - self.worked_at - self.patience_s)
 
     def reason(self) -> str | None:
         """Why the state is not ok, in a sentence."""
-        if self.stopping:
-            return "the daemon is stopping"
-        if self.redis_error is not None:
+        state = self.state()
+        if state == "degraded" and self.redis_error is not None:
             return f"Redis cannot serve: {self.redis_error}"
-        if self.state() == "degraded":
-            return "no agent gives a prediction"
-        if self.state() == "warming_up":
-            return "no bar has had a forecast yet: series need their burn-in first"
-        return None
+        if state in ("idle", "warming_up") and self.silent == "expired":
+            return "bars come too late to be valid (recorded bars need engine.clock = bars)"
+        return {
+            "stopping": "the daemon is stopping",
+            "degraded": "no agent gives a prediction",
+            "idle": f"no bar has come for {self.overdue_s() + self.patience_s:.0f} s",
+            "warming_up": "no bar has had a forecast yet: series need their burn-in first",
+        }.get(state)
 
     def update(self, done: Round, refused: int) -> None:
         """Take note of a committed round."""
@@ -90,9 +107,12 @@ class Status:
         self.duplicates += done.duplicates
         self.refused += refused
         self.signals += len(done.signals)
+        if done.processed:
+            self.worked_at = time.monotonic()
+            self.patience_s = OVERDUE_INTERVALS * done.longest_interval_ms / 1000
+            self.silent = None if done.signals else next(iter(done.silent), None)
         for abstention in done.unheard:
-            self.agents[abstention.agent].abstentions += 1
-            self.agents[abstention.agent].reason = abstention.reason
+            self._abstained(abstention)
         for signal in done.signals:
             for vote in signal.votes:
                 agent = self.agents[vote.agent]
@@ -100,12 +120,18 @@ class Status:
                 agent.last_vote_close_time = signal.close_time
                 agent.reason = None
             for abstention in signal.abstained:
-                self.agents[abstention.agent].abstentions += 1
-                self.agents[abstention.agent].reason = abstention.reason
+                self._abstained(abstention)
         if done.signals:
             self.effective_votes = done.signals[-1].effective_votes
-        elif done.unheard:
+        elif any(abstention.reason in FAILURES for abstention in done.unheard):
             self.effective_votes = 0.0
+
+    def _abstained(self, abstention: Abstention) -> None:
+        """Count it; bars that an agent is not made for say nothing about the agent."""
+        agent = self.agents[abstention.agent]
+        agent.abstentions += 1
+        if abstention.reason is not Abstained.OTHER_INTERVAL:
+            agent.reason = abstention.reason
 
     def heartbeat(self) -> dict[str, Any]:
         """The fields of the heartbeat."""

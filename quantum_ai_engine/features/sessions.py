@@ -75,12 +75,14 @@ class Calendar:
         if self._openings:
             first = min(first, self._first)
             last = max(last, self._first + len(self._openings) * _DAY)
-        self._first = first
         days = [first + i * _DAY for i in range((last - first).days + 1)]
         overnight = 1440 if self._closes <= self._opens else 0
-        self._openings = [self._moment(day, self._opens) for day in days]
-        self._ends = [self._moment(day, self._closes + overnight) for day in days]
-        self._midnights = [self._moment(day, 0) for day in days]
+        openings = [self._moment(day, self._opens) for day in days]
+        ends = [self._moment(day, self._closes + overnight) for day in days]
+        midnights = [self._moment(day, 0) for day in days]
+        # All at once: a table that is half extended would be wrong for every later bar.
+        self._first = first
+        self._openings, self._ends, self._midnights = openings, ends, midnights
 
     def _moment(self, day: date, minute: int) -> int:
         """A local time, `minute` minutes after midnight by the wall clock, in ms since 1970."""

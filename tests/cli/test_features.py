@@ -63,16 +63,22 @@ def test_any_start_date_is_warmed_up_by_what_came_before(history: BarTable, tmp_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "code", "sentence"),
     [
-        (("--set", "gru10"), "no feature set 'gru10'; there are gru9"),
-        (("--set", "gru9", "--start", "yesterday"), "--start yesterday: write a day"),
-        (("--set", "gru9", "--out", "{}/none/rows.parquet"), "cannot write .*/none/rows.parquet"),
-        (("--set", "gru9", "--data", "{}/none.csv"), "there is no file .*none.csv"),
+        (("--set", "gru10"), 2, "no feature set 'gru10'; there are gru9"),
+        (("--set", "gru9", "--start", "yesterday"), 2, "--start yesterday: write a day"),
+        (("--set", "gru9", "--out", "{}/rows.csv"), 2, "rows.csv: name a .parquet file"),
+        (
+            ("--set", "gru9", "--out", "{}/none/rows.parquet"),
+            1,
+            "cannot write .*/none/rows.parquet",
+        ),
+        (("--set", "gru9", "--data", "{}/none.csv"), 1, "there is no file .*none.csv"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_leaves_nothing(
     arguments: tuple[str, ...],
+    code: int,
     sentence: str,
     history: BarTable,
     tmp_path: Path,
@@ -87,7 +93,7 @@ def test_wrong_use_is_one_sentence_and_leaves_nothing(
     )
     with pytest.raises(SystemExit) as ended:
         commands.main()
-    assert ended.value.code == 1
+    assert ended.value.code == code
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("quantum-ai-engine: ")
     assert re.search(sentence, error), error

@@ -201,18 +201,18 @@ async def test_nobody_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "code", "says"),
     [
-        (("paper", "--interval", "7m"), "--interval: interval '7m' is not one of"),
-        (("paper", "--speed", "0"), "--speed 0: give a positive number, or max"),
-        (("nothing.csv",), "there is no file nothing.csv"),
+        (("paper", "--interval", "7m"), 1, "--interval: interval '7m' is not one of"),
+        (("paper", "--speed", "0"), 2, "--speed 0: give a positive number, or max"),
+        (("nothing.csv",), 1, "there is no file nothing.csv"),
     ],
 )
 def test_bad_arguments(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], says: str
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     """An argument that cannot be used is one sentence that names it."""
-    assert qae("feed", *arguments) == 1
+    assert qae("feed", *arguments) == code
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert says in said
