@@ -14,7 +14,7 @@ from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.files import read_bars
 from quantum_ai_engine.market.table import BarTable
-from quantum_ai_engine.training.matrix import Admission, FeatureMatrix, taken
+from quantum_ai_engine.training.matrix import Admission, FeatureMatrix
 
 BATCH = 1_000
 Rows = NDArray[np.float64]
@@ -26,7 +26,7 @@ def main() -> None:
     total = 0
     for name in sys.argv[1:]:
         table = read_bars(name)
-        table = taken(table, Admission().judge(table))
+        table = table.where(Admission().judge(table))
         histories, _ = FeatureMatrix(Calendars({})).rows(table)
         bars = _kernel_bars(table)
         for way, rows in (("steps", _steps(table, bars)), ("bursts", _bursts(table, bars))):

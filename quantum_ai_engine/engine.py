@@ -201,13 +201,18 @@ class Engine:
         owner, column = self._owner(name)
         return self._store.recent_column(series, owner.name, column, length).tolist()  # type: ignore[no-any-return]
 
-    def recent_of(self, bars: Sequence[Bar], name: str, length: int) -> list[float]:
-        """The same after these bars of one series alone."""
-        if name in kernel.FIELDS:
-            return [getattr(bar, name) for bar in bars[-length:]]
-        owner, column = self._owner(name)
-        at = owner.indices[owner.columns.index(column)]
-        return self._rows_of(bars)[-length:, at].tolist()  # type: ignore[no-any-return]
+    def recent_of(
+        self, bars: Sequence[Bar], names: Sequence[str], length: int
+    ) -> dict[str, list[float]]:
+        """The same, for several names, after these bars of one series alone."""
+        rows, values = self._rows_of(bars)[-length:], {}
+        for name in names:
+            if name in kernel.FIELDS:
+                values[name] = [getattr(bar, name) for bar in bars[-length:]]
+            else:
+                owner, column = self._owner(name)
+                values[name] = rows[:, owner.indices[owner.columns.index(column)]].tolist()
+        return values
 
     def _owner(self, name: str) -> tuple[FeatureSet, str]:
         """The set that a name belongs to, and the column's name there."""

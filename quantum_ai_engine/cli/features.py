@@ -22,7 +22,7 @@ from quantum_ai_engine.features.schema import FeatureSet, SchemaError, feature_s
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.stream import stream_bars
 from quantum_ai_engine.market.table import BarTable
-from quantum_ai_engine.training.matrix import Admission, FeatureMatrix, taken
+from quantum_ai_engine.training.matrix import Admission, FeatureMatrix
 
 
 def features(
@@ -65,7 +65,7 @@ def _frames(
     """For each part of the file: how many bars it had, and the columns to write."""
     admission, matrix = Admission(), FeatureMatrix(calendars)
     for part in parts:
-        table = taken(part, admission.judge(part))
+        table = part.where(admission.judge(part))
         rows, counts = matrix.rows(table)
         close_time = table.open_time + INTERVAL_MS[table.interval]
         written = table.open_time >= start_ms

@@ -124,7 +124,7 @@ class Api:
         bars = _bars(asked)
         engine = self._engine()
         forecast = await engine.forecast_of(bars)
-        features = {n: engine.recent_of(bars, n, asked.lookback) for n in asked.features}
+        features = engine.recent_of(bars, asked.features, asked.lookback)
         last = bars[-1]
         return _prediction(forecast, last.symbol, last.interval, last.close_time) | {
             "bars_seen": len(bars),
@@ -172,8 +172,8 @@ def _bars(asked: PredictRequest) -> list[Bar]:
             bars.append(Bar(asked.symbol, interval, *msgspec.structs.astuple(given)))
         except Refused as refused:
             raise _BadRequest(f"bars[{i}]: {refused.detail}") from refused
-        if bars[-1].open_time > time.time() * 1000:
-            raise _BadRequest(f"bars[{i}] is still to come")
+    if bars[-1].open_time > time.time() * 1000:
+        raise _BadRequest(f"bars[{len(bars) - 1}] is still to come")
     return bars
 
 

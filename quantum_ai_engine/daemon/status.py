@@ -36,8 +36,8 @@ class AgentStatus:
 class Status:
     """Counts and moments of completed work.
 
-    `silent` says why the newest bar had no signal, if it had none; `worked_at` is when the last bar
-    was dealt with, by the monotonic clock, and `patience_s` after how long the next one is overdue.
+    `expired` says that the last bars came too late for a signal; `worked_at` is when they were
+    dealt with, by the monotonic clock, and `patience_s` after how long the next one is overdue.
     """
 
     agents: dict[str, AgentStatus]
@@ -54,7 +54,7 @@ class Status:
     loop_lag_s: float = 0.0
     redis_error: str | None = "not connected yet"
     stopping: bool = False
-    silent: str | None = None
+    expired: bool = False
     worked_at: float | None = None
     patience_s: float = 0.0
 
@@ -79,7 +79,7 @@ class Status:
             return "degraded"
         if not self.effective_votes:
             return "warming_up"
-        return "idle" if self.overdue_s() > 0.0 or self.silent == "expired" else "ok"
+        return "idle" if self.overdue_s() > 0.0 or self.expired else "ok"
 
     def overdue_s(self) -> float:
         """For how long the next bar has been overdue; 0 when it is not."""
@@ -92,7 +92,7 @@ class Status:
         state = self.state()
         if state == "degraded" and self.redis_error is not None:
             return f"Redis cannot serve: {self.redis_error}"
-        if state in ("idle", "warming_up") and self.silent == "expired":
+        if state in ("idle", "warming_up") and self.expired:
             return "bars come too late to be valid (recorded bars need engine.clock = bars)"
         return {
             "stopping": "the daemon is stopping",
@@ -110,7 +110,7 @@ class Status:
         if done.processed:
             self.worked_at = time.monotonic()
             self.patience_s = OVERDUE_INTERVALS * done.longest_interval_ms / 1000
-            self.silent = None if done.signals else next(iter(done.silent), None)
+            self.expired = not done.signals and done.silent["expired"] > 0
         for abstention in done.unheard:
             self._abstained(abstention)
         for signal in done.signals:

@@ -90,13 +90,16 @@ class BarTable:
 
     def rows(self, start: int, stop: int) -> "BarTable":
         """The bars from the start-th up to, and without, the stop-th."""
-        part = slice(start, stop)
+        return self.where(slice(start, stop))
+
+    def where(self, kept: NDArray[np.bool_] | slice) -> "BarTable":
+        """The bars that a mask [n] or a slice keeps."""
         return BarTable(
             self.symbols,
-            self.symbol_index[part],
+            self.symbol_index[kept],
             self.interval,
-            self.open_time[part],
-            self.ohlcv[part],
+            self.open_time[kept],
+            self.ohlcv[kept],
         )
 
     def head(self, fraction: float) -> "BarTable":

@@ -59,14 +59,3 @@ class FeatureMatrix:
             rows[at] = out
             counts[at] = before + 1 + np.arange(len(at))
         return rows, counts
-
-
-def taken(table: BarTable, kept: NDArray[np.bool_]) -> BarTable:
-    """The table's bars where `kept`."""
-    return BarTable(
-        table.symbols,
-        table.symbol_index[kept],
-        table.interval,
-        table.open_time[kept],
-        table.ohlcv[kept],
-    )
