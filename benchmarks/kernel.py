@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import Timing, measure
 from quantum_ai_engine.features import kernel
+from quantum_ai_engine.features.columns import EVERYTHING
 from quantum_ai_engine.features.schema import SETS
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import FeatureStore
@@ -26,7 +27,7 @@ _LIVE = (
     "import time; began = time.perf_counter(); import numpy as np; from numba import njit\n"
     "numba = time.perf_counter(); from quantum_ai_engine.features import kernel, golden\n"
     "bar, out = golden.bars()[0], np.empty(kernel.COLUMN_COUNT)\n"
-    "kernel.step(kernel.new_states(1)[0], bar, out)\n"
+    "kernel.step(kernel.new_states(1)[0], bar, out, kernel.EVERYTHING)\n"
     "print(numba - began, time.perf_counter() - numba)"
 )
 _PYTHON = (
@@ -40,16 +41,22 @@ def section() -> str:
     """Text and tables of the page."""
     sets = ", ".join(f"`{s.name}` {len(s.columns)}" for s in SETS.values())
     lines = [
-        f"All {kernel.COLUMN_COUNT} columns at once, one core: the kernel has no partial mode, so "
-        f"every set ({sets} columns) costs the same until its rows are stored. The last column "
-        f"says how many times slower the same source is when Python runs it uncompiled.",
+        f"All {kernel.COLUMN_COUNT} columns, one core. The last column says how many times slower "
+        f"the same source is when Python runs it uncompiled.",
         "",
         "| what | per bar | uncompiled |",
         "|---|---|---|",
         *_speeds(),
         "",
-        "With the set's rows stored in its rings and the window of every bar copied out, as the "
-        "engine pays for it:",
+        f"Asked for the columns of one set alone ({sets} columns), the kernel advances its whole "
+        "state all the same, and skips the stages that make none of them:",
+        "",
+        "| asked for | called from Python | in a loop |",
+        "|---|---|---|",
+        *_partial(),
+        "",
+        "With the set's rows stored in its rings, of which windows are views, as the engine pays "
+        "for it:",
         "",
         "| set | window | one bar of one symbol | a bar of each of 1,000 symbols, per bar |",
         "|---|---|---|---|",
@@ -80,7 +87,7 @@ def after(
     return Timing(statistics.median(seconds), min(seconds), max(seconds))
 
 
-def steps(bars: NDArray[np.float64], calls: int) -> Callable[[], None]:
+def steps(bars: NDArray[np.float64], calls: int, asked: int = EVERYTHING) -> Callable[[], None]:
     """One call from Python per bar, for `calls` bars."""
     rows, out = [bars[i] for i in range(calls)], np.empty(kernel.COLUMN_COUNT)
     state = kernel.new_states(1)[0]
@@ -88,12 +95,12 @@ def steps(bars: NDArray[np.float64], calls: int) -> Callable[[], None]:
     def work() -> None:
         step = kernel.step
         for bar in rows:
-            step(state, bar, out)
+            step(state, bar, out, asked)
 
     return work
 
 
-def loop(bars: NDArray[np.float64]) -> Callable[[], None]:
+def loop(bars: NDArray[np.float64], asked: int = EVERYTHING) -> Callable[[], None]:
     """All bars in chunks, so that the rows stay in the cache."""
     out = np.empty((CHUNK, kernel.COLUMN_COUNT))
     state = kernel.new_states(1)[0]
@@ -101,7 +108,7 @@ def loop(bars: NDArray[np.float64]) -> Callable[[], None]:
     def work() -> None:
         for start in range(0, len(bars), CHUNK):
             part = bars[start : start + CHUNK]
-            kernel.history(state, part, out[: len(part)])
+            kernel.history(state, part, out[: len(part)], asked)
 
     return work
 
@@ -114,7 +121,7 @@ def bursts(bars: NDArray[np.float64], symbols: int) -> Callable[[], None]:
 
     def work() -> None:
         nonlocal moment
-        kernel.burst(states, series, bars[moment : moment + symbols], out, counts)
+        kernel.burst(states, series, bars[moment : moment + symbols], out, counts, EVERYTHING)
         moment = (moment + 1) % (len(bars) - symbols)
 
     for _ in range(kernel.RING):
@@ -153,6 +160,21 @@ def _speeds() -> list[str]:
 def _matrix(bars: NDArray[np.float64]) -> Timing:
     out = np.empty((len(bars), kernel.COLUMN_COUNT))
     return measure(lambda: kernel.history(kernel.new_states(1)[0], bars, out), len(bars), 5)
+
+
+def _partial() -> list[str]:
+    bars = paper_bars(CALLS)
+    rows = []
+    for s in SETS.values():
+        live = measure(steps(bars, CALLS, s.asked), CALLS)
+        rows.append(f"| `{s.name}` | {live.show('ns')} | {_looped(bars, s.asked)} |")
+    nothing = measure(steps(bars, CALLS, 0), CALLS)
+    rows.append(f"| nothing: the state alone | {nothing.show('ns')} | {_looped(bars, 0)} |")
+    return rows
+
+
+def _looped(bars: NDArray[np.float64], asked: int) -> str:
+    return measure(loop(bars, asked), len(bars)).show("ns")
 
 
 def _stored() -> list[str]:

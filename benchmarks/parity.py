@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.features import kernel
+from quantum_ai_engine.features.columns import EVERYTHING
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.files import read_bars
 from quantum_ai_engine.market.table import BarTable
@@ -49,7 +50,7 @@ def _kernel_bars(table: BarTable) -> Rows:
 def _steps(table: BarTable, bars: Rows) -> Rows:
     states, rows = kernel.new_states(len(table.symbols)), _empty(table)
     for i, place in enumerate(table.symbol_index.tolist()):
-        kernel.step(states[place], bars[i], rows[i])
+        kernel.step(states[place], bars[i], rows[i], EVERYTHING)
     return rows
 
 
@@ -58,7 +59,7 @@ def _bursts(table: BarTable, bars: Rows) -> Rows:
     series, counts = table.symbol_index.astype(np.int64), np.empty(len(table), dtype=np.int64)
     for start in range(0, len(table), BATCH):
         cut = slice(start, start + BATCH)
-        kernel.burst(states, series[cut], bars[cut], rows[cut], counts[cut])
+        kernel.burst(states, series[cut], bars[cut], rows[cut], counts[cut], EVERYTHING)
     return rows
 
 

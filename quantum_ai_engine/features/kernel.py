@@ -14,18 +14,36 @@ Everything compiled is in this one file: the compiler's cache notices changes by
 
 import math
 from decimal import Decimal, localcontext
+from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.core import cgutils, config
+from numba.extending import intrinsic
+from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
 from quantum_ai_engine.features.columns import (
     AMIHUD_SHOWN_AT,
     AT,
+    AVERAGES,
     COLUMNS,
-    LOGS,
+    EVERYTHING,
+    EXTREMES,
+    FIRST_LOGS,
+    LINES,
+    LOG_PART,
+    LOG_PARTS,
+    MEANS,
+    MEMORY,
+    RANGES,
+    RETURNS,
     RSI,
     RUN_MOST,
+    SESSIONS,
+    SHAPES,
+    SMA_PAIRS,
+    VOLUMES,
     E,
     S,
 )
@@ -38,23 +56,41 @@ FIELDS = ("open", "high", "low", "close", "volume")
 BAR_WIDTH = 10
 _OPEN_TIME, _INTERVAL, _SESSION_OPEN, _SESSION_CLOSE, _WEEKDAY = 5, 6, 7, 8, 9
 
-# The state row: a header, then rings of RING values each.
-_BARS, _EMA, _SIGNAL, _GAIN, _LOSS, _ATR = 0, 1, 9, 10, 16, 22
-_PLUS_DM, _MINUS_DM, _ADX, _FORCE, _RUN, _K_1, _K_2 = 25, 26, 27, 28, 29, 30, 31
-_PREVIOUS_OPEN, _AMIHUD, _AMIHUD_SHOWN, _OPENINGS = 32, 33, 34, 35
-_OPENED_AT, _FIRST_OPEN, _CLOSE_BEFORE, _HIGHEST, _LOWEST = 36, 37, 38, 39, 40
-_RANGE_HIGH, _RANGE_LOW, _WEIGHT, _LEAD, _M2, _ANCHOR = 41, 42, 43, 44, 45, 46
+# The state row: a header, then the rings.
+_BARS, _EMA, _SIGNAL = 0, 1, 9
+# Wilder's averages are one bank of _BANK lanes, of which the last seven stay 0.
+_GAIN, _LOSS, _ATR, _PLUS_DM, _MINUS_DM, _BANK = 10, 16, 22, 25, 26, 24
+_ADX, _FORCE, _RUN, _PREVIOUS_OPEN, _AMIHUD, _AMIHUD_SHOWN, _OPENINGS = range(34, 41)
+_OPENED_AT, _FIRST_OPEN, _CLOSE_BEFORE, _HIGHEST, _LOWEST = range(41, 46)
+_RANGE_HIGH, _RANGE_LOW, _WEIGHT, _LEAD, _M2, _ANCHOR = range(46, 52)
 _SLOTS = 24
-_SLOT_SUM, _SLOT_COUNT, _OLD_SUM, _OLD_COUNT = 48, 72, 96, 120
-# The bar's own logarithms, in the order of the first six columns after LOGS, and their divisors.
-_BAR_LOG, _DIVISOR, _BAR_LOGS = 144, 160, 9
-_LOG_R, _LOG_DV, _LOG_HL, _LOG_CO, _LOG_HC, _LOG_LC, _LOG_V, _LOG_HO, _LOG_LO = range(144, 153)
-_COPIED_LOGS = 6
-_HEADER, RING = 176, 64
-(_C, _R, _H, _L, _TP, _V, _LV, _DV, _HL, _GK, _RS, _CV, _MF, _AM, _SV) = range(
-    _HEADER, _HEADER + 30 * RING, 2 * RING
-)
-STATE_WIDTH = _HEADER + 30 * RING
+_SLOT_SUM, _SLOT_COUNT, _OLD_SUM, _OLD_COUNT = 56, 80, 104, 128
+# Every ring holds each value twice, RING (or NEAR) apart: the newest are one run, oldest first.
+RING, NEAR, LANES = 64, 32, 8
+_R, _H, _L = 152, 152 + 2 * RING, 152 + 4 * RING
+# Rows of LANES values a bar, so that one instruction adds a bar to LANES sums: 60 bars of these
+_FAR_ROWS = 152 + 6 * RING
+_CLOSE, _RETURN, _LOG_VOLUME, _PATH, _VOLUME, _SIGNED, _VALUE, _OLD_RANGE = range(LANES)
+# and two such rows a bar for 20 bars, the first for plain sums, the second less the newest value.
+_NEAR_ROWS = _FAR_ROWS + 2 * RING * LANES
+_GK, _RS, _CV, _AM, _UP_SQUARE, _DOWN_SQUARE, _UPS, _TRADED = range(LANES)
+_TP, _DV, _SIZE, _INFLOW, _OUTFLOW, _RANGE, _LATE_RANGE = range(LANES, 15)
+STATE_WIDTH = _NEAR_ROWS + 4 * NEAR * LANES
+
+# The bar's own logarithms, first those of the six columns after `overnight_gap`, in their order.
+_LOG_R, _LOG_DV, _LOG_HL, _LOG_CO, _LOG_HC, _LOG_LC, _LOG_V, _LOG_HO, _LOG_LO = range(9)
+_LOG_OVERNIGHT = 9
+# _BAR_LOGS is what the compiler's loop over vectors takes at a time: fewer go one by one.
+_BAR_LOGS, _COPIED_LOGS = 32, 6
+# Sums by windows of 0, 5, 10, … bars: LANES totals, then LANES totals of squares.
+_WINDOW = 2 * LANES
+# First those of the long rows; by these, plus their lane, those of the short ones are found.
+_SHIFTED, _PLAIN, _SUMS = 13 * _WINDOW - LANES, 18 * _WINDOW, 23 * _WINDOW
+
+# Lengths of scratch arrays: the compiler wants names, not expressions.
+_BELOW, _SPREAD = LOG_PART * LOG_PARTS, 24  # where divisors stand, and deviations
+_NOW, _QUOTIENTS, _ALL_MOMENTS, _LAGGED = 3 * LANES, 2 * _BELOW, 2 * _SPREAD, 72
+_PLACES = (1 << 16) - 1  # all places of a state: a masked one is known not to be negative
 
 _EPSILON = 1e-10  # a spread at or below this share of its scale counts as zero
 _KELTNER_EPSILON = 1e-8
@@ -64,11 +100,23 @@ _SMALLEST = 1e-4  # the one floor: a bar without volume has no logarithm
 _OPENING_RANGE = 30
 _ALPHAS = np.array([2.0 / (p + 1.0) for p in E])
 _ALPHA_9, _ALPHA_5 = 2.0 / 10.0, 2.0 / 6.0
-_RSI = np.array(RSI, dtype=np.float64)
-_S = np.array(S)
-_S_OF_BLOCK = np.array([1, 2, 3, 4, 5, 6, -1, 7, -1, 8, -1, 9])
-_R_OF_BLOCK = np.array([0, 1, -1, 2, -1, 3, -1, -1, -1, -1, -1, 4])
-_EXTREMES = np.array([5, 10, 14, 20, 30, 60])
+_PERIODS = np.array([*RSI, *RSI, 10, 14, 20, 14, 14, *[2] * 7], dtype=np.float64)
+_FORGET = np.array([*[_FORGOTTEN] * 12, *[-1.0] * 3, *[_FORGOTTEN] * 9])  # true ranges are kept
+_S, _10_20_60 = np.array(S), np.array([10, 20, 60])
+_SMA_CROSSES = np.array([[S.index(p), S.index(q)] for p, q in SMA_PAIRS])
+# Windows with a mean and a deviation: closes, returns, ln(1+V), typical price, its change, |r|.
+_BARS_OF = np.array([*S, 5, 10, 20, 30, 60, 20, 60, 20, 20, 20, *[20] * 4], dtype=np.float64)
+_R_20, _R_60, _LV_20, _TP_20, _DV_20, _SIZE_20, _MOMENTS = 12, 14, 15, 17, 18, 19, _SPREAD
+_RV_5, _RV_20, _RV_60 = _SPREAD + 10, _SPREAD + _R_20, _SPREAD + _R_60
+_SUM_OF = np.array(
+    [
+        *(_WINDOW * (n // 5) + _CLOSE for n in S),
+        *(_WINDOW * (n // 5) + _RETURN for n in (5, 10, 20, 30, 60)),
+        *(_WINDOW * (n // 5) + _LOG_VOLUME for n in (20, 60)),
+        *(_SHIFTED + _WINDOW * 4 + lane for lane in (_TP, _DV, _SIZE)),
+        *[0] * 4,
+    ]
+)
 _LN_2 = 0.6931471805599453
 _READY_AT = np.array([column.ready_at for column in COLUMNS], dtype=np.float64)
 _LAST_READY_AT = float(_READY_AT.max())
@@ -144,6 +192,9 @@ _MOMENTUM_5, _RSI_UNIT, _BOLLINGER, _VOLUME_RATIO, _HIGH_LOW, _OPEN_CLOSE = (
         "open_close",
     )
 )
+_OF_WINDOWS = MEANS | RETURNS | MEMORY | LINES | VOLUMES | RANGES
+_STAGE = np.array([column.stage for column in COLUMNS])
+_FLOOR = np.array([_SMALLEST if c.name.startswith(("vol_rel", "vol_t")) else 0.0 for c in COLUMNS])
 _LAGS = np.array([1, 2, 3, 4, 5, 6, 8, 10])
 
 # fdlibm (Sun Microsystems 1993): the polynomials of log, sin and cos, without their branches.
@@ -172,7 +223,43 @@ def _tanh_of_fifths(most: int) -> NDArray[np.float64]:
 
 _TANH = _tanh_of_fifths(RUN_MOST)
 
-_jit = njit(cache=True, error_model="numpy", fastmath=False)
+_jit = njit(cache=True, error_model="numpy", fastmath=False, forceinline=True)
+_whole = njit(cache=True, error_model="numpy", fastmath=False)
+
+
+@intrinsic(prefer_literal=True)
+def _on_stack(_, size):  # type: ignore[no-untyped-def]
+    """An array [size] of float64 on the stack: no other array can overlap it."""
+    array, length = types.Array(types.float64, 1, "C"), size.literal_value
+
+    def build(context, builder, *_):  # type: ignore[no-untyped-def]
+        kind = context.get_data_type(types.float64)
+        data = cgutils.alloca_once(builder, kind, length)  # type: ignore[no-untyped-call]
+        shape = [context.get_constant(types.intp, length)]
+        item = context.get_constant(types.intp, 8)
+        made = make_array(array)(context, builder)  # type: ignore[no-untyped-call]
+        populate_array(made, data, shape, [item], item, None)  # type: ignore[no-untyped-call]
+        return made._getvalue()
+
+    return array(types.literal(length)), build  # type: ignore[no-untyped-call]
+
+
+@intrinsic
+def _unowned(_, array):  # type: ignore[no-untyped-def]
+    """The same array without its owner, whose references nobody counts: its caller holds it."""
+
+    def build(context, builder, _, arguments):  # type: ignore[no-untyped-def]
+        view = make_array(array)(context, builder, arguments[0])  # type: ignore[no-untyped-call]
+        view.meminfo = view.meminfo.type(None)
+        view.parent = view.parent.type(None)
+        return view._getvalue()
+
+    return array(array), build
+
+
+_compiled = not config.DISABLE_JIT  # type: ignore[attr-defined]
+_scratch: Any = _on_stack if _compiled else np.empty
+_borrowed: Any = _unowned if _compiled else lambda array: array
 
 
 @_jit
@@ -225,6 +312,30 @@ def _at(state, ring, slot, age):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def _far(state, lane, slot, age):  # type: ignore[no-untyped-def]
+    """The value of a lane of the long rows `age` bars ago."""
+    return state[_far_row(slot) - LANES * age + lane]
+
+
+@_jit
+def _near(state, lane, slot, age):  # type: ignore[no-untyped-def]
+    """The value of a lane of the short rows `age` bars ago."""
+    return state[_near_row(slot) - 2 * LANES * age + lane]
+
+
+@_jit
+def _far_row(slot):  # type: ignore[no-untyped-def]
+    """Where the newest of the long rows stands."""
+    return _FAR_ROWS + LANES * (RING + slot)
+
+
+@_jit
+def _near_row(slot):  # type: ignore[no-untyped-def]
+    """Where the newest of the short rows stands."""
+    return _NEAR_ROWS + 2 * LANES * (NEAR + (slot & (NEAR - 1)))
+
+
+@_jit
 def _put(state, ring, slot, x):  # type: ignore[no-untyped-def]
     """Append to a ring: twice, so that the last RING values are one run, whatever the slot."""
     state[ring + slot] = x
@@ -232,28 +343,23 @@ def _put(state, ring, slot, x):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def _put_far(state, lane, slot, x):  # type: ignore[no-untyped-def]
+    """Append to a lane of the long rows, twice."""
+    state[_far_row(slot) - LANES * RING + lane] = x
+    state[_far_row(slot) + lane] = x
+
+
+@_jit
+def _put_near(state, lane, slot, x):  # type: ignore[no-untyped-def]
+    """Append to a lane of the short rows, twice."""
+    state[_near_row(slot) - 2 * LANES * NEAR + lane] = x
+    state[_near_row(slot) + lane] = x
+
+
+@_jit
 def _sum_5(a, b, c, d, e):  # type: ignore[no-untyped-def]
     """The fixed order of every block of five."""
     return ((a + b) + (c + d)) + e
-
-
-@_jit
-def _wilder(average, x, count, period):  # type: ignore[no-untyped-def]
-    """Wilder's average after its `count`-th input: the mean of the first `period`, then smoothed.
-
-    Until the mean is complete the slot holds the running sum.
-    """
-    if count < period:
-        return average + x
-    if count == period:
-        return (average + x) / period
-    return (average * (period - 1.0) + x) / period
-
-
-@_jit
-def _spread(total, squares, n):  # type: ignore[no-untyped-def]
-    """Population deviation from the sums of n values shifted by one of them: never negative."""
-    return math.sqrt((squares - total * total / n) / n)
 
 
 @_jit
@@ -269,12 +375,6 @@ def _over(a, b, neutral):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _volume_quotient(a, b):  # type: ignore[no-untyped-def]
-    """What the logarithm of a volume ratio is taken of: floored, and 1 without a denominator."""
-    return max(a / b, _SMALLEST) if b != 0.0 else 1.0
-
-
-@_jit
 def _rise(x):  # type: ignore[no-untyped-def]
     """max(x, 0), exactly and without a branch that could be mispredicted."""
     return 0.5 * (x + abs(x))
@@ -287,108 +387,128 @@ def _rose(x):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _nth_of_10_20_60(bars):  # type: ignore[no-untyped-def]
-    """The place of a window of 10, 20 or 60 bars in its group of columns; -1 for another."""
-    if bars == 10:
-        return 0
-    if bars == 20:
-        return 1
-    return 2 if bars == 60 else -1
+def _five(state, at, width, now):  # type: ignore[no-untyped-def]
+    """Sum and sum of squares of a lane over five bars, each value less the newest."""
+    a, b = state[at] - now, state[at - width] - now
+    c, d = state[at - 2 * width] - now, state[at - 3 * width] - now
+    e = state[at - 4 * width] - now
+    return _sum_5(a, b, c, d, e), _sum_5(a * a, b * b, c * c, d * d, e * e)
 
 
 @_jit
-def _moments(state, ring, slot, n):  # type: ignore[no-untyped-def]
-    """Mean, less the newest, and deviation of the last n (a multiple of 5) values of a ring."""
-    now = state[ring + slot]
-    total, squares = 0.0, 0.0
-    for age in range(0, n, 5):
-        a = _at(state, ring, slot, age) - now
-        b = _at(state, ring, slot, age + 1) - now
-        c = _at(state, ring, slot, age + 2) - now
-        d = _at(state, ring, slot, age + 3) - now
-        e = _at(state, ring, slot, age + 4) - now
-        total += _sum_5(a, b, c, d, e)
-        squares += _sum_5(a * a, b * b, c * c, d * d, e * e)
-    return total / n, _spread(total, squares, n)
+def _add_20(state, at, width, now, sums, row):  # type: ignore[no-untyped-def]
+    """Sums of LANES lanes over 5, 10, 15 and 20 more bars than those of `row`, in the next rows.
+
+    `at` is where the newest of these bars stands. All lanes are alike: they are vectors.
+    """
+    for lane in range(LANES):
+        total, squares = _five(state, at + lane, width, now[lane])
+        total, squares = sums[row + lane] + total, sums[row + LANES + lane] + squares
+        sums[row + _WINDOW + lane], sums[row + _WINDOW + LANES + lane] = total, squares
+        more, mores = _five(state, at - 5 * width + lane, width, now[lane])
+        total, squares = total + more, squares + mores
+        sums[row + 2 * _WINDOW + lane], sums[row + 2 * _WINDOW + LANES + lane] = total, squares
+        more, mores = _five(state, at - 10 * width + lane, width, now[lane])
+        total, squares = total + more, squares + mores
+        sums[row + 3 * _WINDOW + lane], sums[row + 3 * _WINDOW + LANES + lane] = total, squares
+        more, mores = _five(state, at - 15 * width + lane, width, now[lane])
+        total, squares = total + more, squares + mores
+        sums[row + 4 * _WINDOW + lane], sums[row + 4 * _WINDOW + LANES + lane] = total, squares
 
 
 @_jit
-def _sum(state, ring, slot, first, n):  # type: ignore[no-untyped-def]
-    """The sum of n (a multiple of 5) values of a ring, from age `first` back; nothing cancels."""
-    total = 0.0
-    for age in range(first, first + n, 5):
-        total += _sum_5(
-            _at(state, ring, slot, age),
-            _at(state, ring, slot, age + 1),
-            _at(state, ring, slot, age + 2),
-            _at(state, ring, slot, age + 3),
-            _at(state, ring, slot, age + 4),
-        )
-    return total
+def _of(sums, lane, bars):  # type: ignore[no-untyped-def]
+    """The sum of a lane over the last `bars` bars, a multiple of 5."""
+    return sums[_WINDOW * (bars // 5) + lane]
 
 
 @_jit
-def _quotient(state, place, a, b):  # type: ignore[no-untyped-def]
-    """Leave a and b where the logarithms of the bar are taken."""
-    state[place] = a
-    state[place - _BAR_LOG + _DIVISOR] = b
-
-
-@_jit
-def _derive(state, bar, slot, bars):  # type: ignore[no-untyped-def]
-    """Append the bar to the rings; its own logarithms are taken in one pass."""
+def _bar_logs(state, bar, slot, first, logs):  # type: ignore[no-untyped-def]
+    """The bar's own logarithms, in one pass."""
     opened, high, low, close, volume = bar[0], bar[1], bar[2], bar[3], bar[4]
-    first = bars == 1.0
-    _quotient(state, _LOG_R, close, close if first else _at(state, _C, slot, 1))
-    more = 1.0 + volume
-    _quotient(state, _LOG_DV, more, more if first else 1.0 + _at(state, _V, slot, 1))
-    _quotient(state, _LOG_V, more, 1.0)
-    _quotient(state, _LOG_HL, high, low)
-    _quotient(state, _LOG_CO, close, opened)
-    _quotient(state, _LOG_HC, high, close)
-    _quotient(state, _LOG_LC, low, close)
-    _quotient(state, _LOG_HO, high, opened)
-    _quotient(state, _LOG_LO, low, opened)
+    over, under = _scratch(_BAR_LOGS), _scratch(_BAR_LOGS)
     for i in range(_BAR_LOGS):
-        state[_BAR_LOG + i] = log_quotient(state[_BAR_LOG + i], state[_DIVISOR + i])
+        over[i], under[i] = high, low
+    more = 1.0 + volume
+    over[_LOG_R] = close
+    under[_LOG_R] = close if first else _far(state, _CLOSE, slot, 1)
+    over[_LOG_DV] = more
+    under[_LOG_DV] = more if first else 1.0 + _far(state, _VOLUME, slot, 1)
+    over[_LOG_V], under[_LOG_V] = more, 1.0
+    over[_LOG_CO], under[_LOG_CO] = close, opened
+    over[_LOG_HC], under[_LOG_HC] = high, close
+    over[_LOG_LC], under[_LOG_LC] = low, close
+    over[_LOG_HO], under[_LOG_HO] = high, opened
+    over[_LOG_LO], under[_LOG_LO] = low, opened
+    over[_LOG_OVERNIGHT] = _over(state[_FIRST_OPEN], state[_CLOSE_BEFORE], 1.0)
+    under[_LOG_OVERNIGHT] = 1.0
+    _log_quotients(over, under, _BAR_LOGS, logs)
+
+
+@_jit
+def _log_quotients(over, under, n, logs):  # type: ignore[no-untyped-def]
+    """All n at once."""
+    for i in range(n):
+        logs[i] = log_quotient(over[i], under[i])
+
+
+@_jit
+def _derive(state, bar, slot, logs, now):  # type: ignore[no-untyped-def]
+    """Append the bar to the rings, and leave what the sums are taken less of in `now`."""
+    high, low, close, volume, r = bar[1], bar[2], bar[3], bar[4], logs[_LOG_R]
     typical = ((high + low) + close) / 3.0
-    rise = typical - _at(state, _TP, slot, 1) if not first else 0.0
-    flow = typical * volume
-    if abs(rise) <= _EPSILON * close:
-        flow = 0.0
-    _put(state, _MF, slot, flow if rise > 0.0 else -flow)
-    _put(state, _C, slot, close)
-    _put(state, _R, slot, state[_LOG_R])
+    value = typical * volume
+    rise = typical - _near(state, _TP, slot, 1) if state[_BARS] > 0.0 else 0.0
+    flow = 0.0 if abs(rise) <= _EPSILON * close else value
+    flow = flow if rise > 0.0 else -flow
+    range_square = logs[_LOG_HL] * logs[_LOG_HL]
+    body_square = logs[_LOG_CO] * logs[_LOG_CO]
+    span = _nonzero(high - low, _EPSILON * close)
+    up, down = _rise(r), _rise(-r)
+    _put(state, _R, slot, r)
     _put(state, _H, slot, high)
     _put(state, _L, slot, low)
-    _put(state, _TP, slot, typical)
-    _put(state, _V, slot, volume)
-    _put(state, _LV, slot, state[_LOG_V])
-    _put(state, _DV, slot, state[_LOG_DV])
-    range_square = state[_LOG_HL] * state[_LOG_HL]
-    body_square = state[_LOG_CO] * state[_LOG_CO]
-    _put(state, _HL, slot, range_square)
-    _put(state, _GK, slot, 0.5 * range_square - (2.0 * _LN_2 - 1.0) * body_square)
-    _put(state, _RS, slot, state[_LOG_HC] * state[_LOG_HO] + state[_LOG_LC] * state[_LOG_LO])
-    span = _nonzero(high - low, _EPSILON * close)
-    _put(state, _CV, slot, _over(2.0 * close - high - low, span, 0.0) * volume)
-    _put(state, _AM, slot, abs(state[_LOG_R]) / (volume * close) if volume > 0.0 else 0.0)
-    r = state[_LOG_R]
-    _put(state, _SV, slot, volume if r > 0.0 else (-volume if r < 0.0 else 0.0))
+    _put_far(state, _PATH, slot, abs(close - _far(state, _CLOSE, slot, 1)))
+    _put_far(state, _CLOSE, slot, close)
+    _put_far(state, _RETURN, slot, r)
+    _put_far(state, _LOG_VOLUME, slot, logs[_LOG_V])
+    _put_far(state, _OLD_RANGE, slot, _near(state, _RANGE, slot, 20))
+    _put_far(state, _VOLUME, slot, volume)
+    _put_far(state, _SIGNED, slot, volume if r > 0.0 else (-volume if r < 0.0 else 0.0))
+    _put_far(state, _VALUE, slot, value)
+    _put_near(state, _GK, slot, 0.5 * range_square - (2.0 * _LN_2 - 1.0) * body_square)
+    _put_near(state, _RS, slot, logs[_LOG_HC] * logs[_LOG_HO] + logs[_LOG_LC] * logs[_LOG_LO])
+    _put_near(state, _CV, slot, _over(2.0 * close - high - low, span, 0.0) * volume)
+    _put_near(state, _AM, slot, abs(r) / (volume * close) if volume > 0.0 else 0.0)
+    _put_near(state, _UP_SQUARE, slot, up * up)
+    _put_near(state, _DOWN_SQUARE, slot, down * down)
+    _put_near(state, _UPS, slot, _rose(r))
+    _put_near(state, _TRADED, slot, _rose(volume))
+    _put_near(state, _TP, slot, typical)
+    _put_near(state, _DV, slot, logs[_LOG_DV])
+    _put_near(state, _SIZE, slot, abs(r))
+    _put_near(state, _INFLOW, slot, _rise(flow))
+    _put_near(state, _OUTFLOW, slot, _rise(-flow))
+    _put_near(state, _LATE_RANGE, slot, _near(state, _RANGE, slot, 10))
+    _put_near(state, _RANGE, slot, range_square)
+    for lane in range(3 * LANES):
+        now[lane] = 0.0
+    now[_CLOSE], now[_RETURN], now[_LOG_VOLUME] = close, r, logs[_LOG_V]
+    now[LANES + _TP], now[LANES + _DV], now[LANES + _SIZE] = typical, logs[_LOG_DV], abs(r)
 
 
 @_jit
-def _geometry(state, bar, slot, out):  # type: ignore[no-untyped-def]
+def _geometry(state, bar, slot, quotients, out):  # type: ignore[no-untyped-def]
     """The bar itself, and against the one before it."""
     opened, high, low, close = bar[0], bar[1], bar[2], bar[3]
-    previous = _at(state, _C, slot, 1)
-    for i in range(_COPIED_LOGS):
-        out[_RET_1 + i] = state[_BAR_LOG + i]
-    out[_GAP] = opened / previous
-    out[_HIGH_CHG] = high / _at(state, _H, slot, 1)
-    out[_LOW_CHG] = low / _at(state, _L, slot, 1)
-    out[_TP_CHG] = state[_TP + slot] / _at(state, _TP, slot, 1)
-    span = _nonzero(high - low, _EPSILON * close)
+    previous, was = _far(state, _CLOSE, slot, 1), state[_PREVIOUS_OPEN]
+    high_before, low_before = _at(state, _H, slot, 1), _at(state, _L, slot, 1)
+    _quotient(quotients, _GAP, opened, previous)
+    _quotient(quotients, _HIGH_CHG, high, high_before)
+    _quotient(quotients, _LOW_CHG, low, low_before)
+    _quotient(quotients, _TP_CHG, _near(state, _TP, slot, 0), _near(state, _TP, slot, 1))
+    limit = _EPSILON * close
+    span = _nonzero(high - low, limit)
     upper, lower = high - max(opened, close), min(opened, close) - low
     body = abs(close - opened)
     out[_WICKS] = _over(upper, span, 0.0)
@@ -398,197 +518,257 @@ def _geometry(state, bar, slot, out):  # type: ignore[no-untyped-def]
     out[_TR] = (max(high, previous) - min(low, previous)) / previous
     out[_HIGH_LOW] = (high - low) / close
     out[_OPEN_CLOSE] = (close - opened) / opened
-    limit = _EPSILON * close
     out[_DOJI] = 1.0 if 0.1 * (high - low) - body > limit else 0.0
-    out[_DOJI + 1] = 1.0 if lower - 2.0 * body > limit and body - upper > limit else 0.0
-    out[_DOJI + 2] = 1.0 if upper - 2.0 * body > limit and body - lower > limit else 0.0
-    was = state[_PREVIOUS_OPEN]
-    both = opened == previous and close == was
-    bull = close > opened and previous < was and opened <= previous and close >= was and not both
-    bear = close < opened and previous > was and opened >= previous and close <= was and not both
-    out[_ENGULF_BULL] = 1.0 if bull else 0.0
-    out[_ENGULF_BULL + 1] = 1.0 if bear else 0.0
-    inside = high < _at(state, _H, slot, 1) and low > _at(state, _L, slot, 1)
-    out[_ENGULF_BULL + 2] = 1.0 if inside else 0.0
-    state[_PREVIOUS_OPEN] = opened
+    out[_DOJI + 1] = 1.0 if (lower - 2.0 * body > limit) & (body - upper > limit) else 0.0
+    out[_DOJI + 2] = 1.0 if (upper - 2.0 * body > limit) & (body - lower > limit) else 0.0
+    other = (opened != previous) | (close != was)
+    bull = (close > opened) & (previous < was) & (opened <= previous) & (close >= was)
+    bear = (close < opened) & (previous > was) & (opened >= previous) & (close <= was)
+    out[_ENGULF_BULL] = 1.0 if bull & other else 0.0
+    out[_ENGULF_BULL + 1] = 1.0 if bear & other else 0.0
+    out[_ENGULF_BULL + 2] = 1.0 if (high < high_before) & (low > low_before) else 0.0
 
 
 @_jit
-def _close_window(state, i, close, lead, spread, out):  # type: ignore[no-untyped-def]
-    """The columns of one window of closes; `lead` is its mean less the close."""
-    mean, spread = close + lead, _nonzero(spread, _EPSILON * close)
-    out[_SMA + i] = mean
-    out[_SMA_Z + i] = _over(-lead, spread, 0.0)
-    if i == 2:
-        out[_BBW] = 4.0 * spread / mean
-    if i == 8:
-        out[_BBW + 2] = 4.0 * spread / mean
-    if i == 4:
-        out[_BBW + 1] = 4.0 * spread / mean
-        out[_BOLLINGER] = _over(2.0 * spread - lead, 4.0 * spread, 0.5)
-        atr_20 = _nonzero(state[_ATR + 2], _EPSILON * close)
-        out[_SQUEEZE] = _over(2.0 * spread, 1.5 * atr_20, 0.0)
-
-
-@_jit
-def _closes(state, slot, close, out):  # type: ignore[no-untyped-def]
-    """Means, deviations, momentum and efficiency of closes: one backward scan of 60."""
-    total, squares, path = 0.0, 0.0, 0.0
+def _averages(state, bar, slot, bars):  # type: ignore[no-untyped-def]
+    """Advance the EMAs, MACD's signal and Wilder's averages."""
+    high, low, close = bar[1], bar[2], bar[3]
+    first = bars == 1.0
+    for i in range(8):
+        alpha = 1.0 if first else _ALPHAS[i]
+        state[_EMA + i] += alpha * (close - state[_EMA + i])
+    line = (state[_EMA + 2] - state[_EMA + 5]) / close
+    state[_SIGNAL] += _ALPHA_9 * (line - state[_SIGNAL])
+    if first:
+        return
+    previous = _far(state, _CLOSE, slot, 1)
+    up, down = high - _at(state, _H, slot, 1), _at(state, _L, slot, 1) - low
     limit = _EPSILON * close
-    b = _at(state, _C, slot, 1) - close
-    c = _at(state, _C, slot, 2) - close
-    _close_window(state, 0, close, (b + c) / 3.0, _spread(b + c, b * b + c * c, 3.0), out)
-    x = close
-    for block in range(12):
-        age = 5 * block
-        x1, x2 = _at(state, _C, slot, age + 1), _at(state, _C, slot, age + 2)
-        x3, x4 = _at(state, _C, slot, age + 3), _at(state, _C, slot, age + 4)
-        x5 = _at(state, _C, slot, age + 5)
-        a, b, c, d, e = x - close, x1 - close, x2 - close, x3 - close, x4 - close
-        total += _sum_5(a, b, c, d, e)
-        squares += _sum_5(a * a, b * b, c * c, d * d, e * e)
-        path += _sum_5(abs(x - x1), abs(x1 - x2), abs(x2 - x3), abs(x3 - x4), abs(x4 - x5))
-        x = x5
-        n = age + 5.0
-        i = _S_OF_BLOCK[block]
-        if i >= 0:
-            _close_window(state, i, close, total / n, _spread(total, squares, n), out)
-        j = _nth_of_10_20_60(age + 5)
-        if j >= 0:
-            out[_ER + j] = _over(abs(close - x5), _nonzero(path, limit), 0.0)
-    for i in range(10):
-        out[_MOM + i] = close / _at(state, _C, slot, _S[i])
-    out[_MOMENTUM_5] = close / _at(state, _C, slot, 5) - 1.0
+    moves = _scratch(_BANK)
+    for i in range(_BANK):
+        moves[i] = 0.0
+    for i in range(6):
+        moves[i] = max(close - previous, 0.0)
+        moves[6 + i] = max(previous - close, 0.0)
+    for i in range(12, 15):
+        moves[i] = max(high, previous) - min(low, previous)
+    moves[15] = up if (up - down > limit) & (up > limit) else 0.0
+    moves[16] = down if (down - up > limit) & (down > limit) else 0.0
+    _smooth(state, moves, bars - 1.0, close, _BANK)
 
 
 @_jit
-def _close_columns(close, out):  # type: ignore[no-untyped-def]
-    """What is made of the means that `_closes` left in the SMA columns."""
-    out[_X_SMA] = out[_SMA + 1] / out[_SMA + 4]
-    out[_X_SMA + 1] = out[_SMA + 2] / out[_SMA + 6]
-    out[_X_SMA + 2] = out[_SMA + 3] / out[_SMA + 7]
-    out[_X_SMA + 3] = out[_SMA + 4] / out[_SMA + 8]
-    out[_X_SMA + 4] = out[_SMA + 5] / out[_SMA + 9]
-    for i in range(10):
-        out[_SMA + i] = close / out[_SMA + i]
+def _smooth(state, moves, count, close, n):  # type: ignore[no-untyped-def]
+    """Advance the whole bank of Wilder's averages at once."""
+    for i in range(n):
+        average = _wilder(state[_GAIN + i], moves[i], count, _PERIODS[i])
+        state[_GAIN + i] = _nonzero(average, _FORGET[i] * close)
 
 
 @_jit
-def _correlation(state, slot, lead, spread):  # type: ignore[no-untyped-def]
-    """Pearson's correlation of r and the change of ln(1+V) over 20 bars.
+def _wilder(average, x, count, period):  # type: ignore[no-untyped-def]
+    """Wilder's average after its `count`-th input: the mean of the first `period`, then smoothed.
 
-    `lead` is the mean of r less the newest, `spread` its deviation.
+    Until the mean is complete the slot holds the running sum.
     """
-    r_now, v_now = state[_R + slot], state[_DV + slot]
-    total, squares, products = 0.0, 0.0, 0.0
-    for age in range(0, 20, 5):
-        a, b = _at(state, _DV, slot, age) - v_now, _at(state, _DV, slot, age + 1) - v_now
-        c, d = _at(state, _DV, slot, age + 2) - v_now, _at(state, _DV, slot, age + 3) - v_now
-        e = _at(state, _DV, slot, age + 4) - v_now
-        total += _sum_5(a, b, c, d, e)
-        squares += _sum_5(a * a, b * b, c * c, d * d, e * e)
-        products += _sum_5(
-            a * (_at(state, _R, slot, age) - r_now),
-            b * (_at(state, _R, slot, age + 1) - r_now),
-            c * (_at(state, _R, slot, age + 2) - r_now),
-            d * (_at(state, _R, slot, age + 3) - r_now),
-            e * (_at(state, _R, slot, age + 4) - r_now),
-        )
-    other = _spread(total, squares, 20.0)
-    if spread <= _EPSILON or other <= _EPSILON:
-        return 0.0
-    return (products / 20.0 - lead * (total / 20.0)) / (spread * other)
+    total = average + x if count <= period else average * (period - 1.0) + x
+    return total if count < period else total / period
 
 
 @_jit
-def _returns(state, slot, out):  # type: ignore[no-untyped-def]
+def _directions(state, close, bars):  # type: ignore[no-untyped-def]
+    """Both directional indices; their ADX is a recursion too."""
+    atr_14 = _nonzero(state[_ATR + 1], _EPSILON * close)
+    plus, minus = _over(state[_PLUS_DM], atr_14, 0.0), _over(state[_MINUS_DM], atr_14, 0.0)
+    if bars >= 15.0:
+        dx = _over(abs(plus - minus), _nonzero(plus + minus, _EPSILON), 0.0)
+        state[_ADX] = _nonzero(_wilder(state[_ADX], dx, bars - 14.0, 14.0), _FORGOTTEN)
+    return plus, minus
+
+
+@_jit
+def _average_columns(state, close, directions, quotients, out):  # type: ignore[no-untyped-def]
+    """What is made of the recursions."""
+    for i in range(8):
+        _quotient(quotients, _EMA_DIST + i, close, state[_EMA + i])
+    _quotient(quotients, _X_EMA, state[_EMA], state[_EMA + 3])
+    _quotient(quotients, _X_EMA + 1, state[_EMA + 1], state[_EMA + 6])
+    _quotient(quotients, _X_EMA + 2, state[_EMA + 4], state[_EMA + 7])
+    line = (state[_EMA + 2] - state[_EMA + 5]) / close
+    out[_MACD] = line
+    out[_MACD + 1] = state[_SIGNAL]
+    out[_MACD + 2] = line - state[_SIGNAL]
+    limit = _EPSILON * close
+    for i in range(6):
+        moves = _nonzero(state[_GAIN + i] + state[_LOSS + i], limit)
+        share = _over(state[_GAIN + i], moves, 0.5)
+        out[_RSI_5 + i] = 2.0 * share - 1.0
+        if i == 3:
+            out[_RSI_UNIT] = share
+    out[_ATR_14] = _nonzero(state[_ATR + 1], limit) / close
+    out[_ATR_14 + 1] = _nonzero(state[_ATR + 2], limit) / close
+    out[_PDI], out[_MDI] = directions
+    out[_ADX_14] = state[_ADX]
+    atr_10 = _nonzero(state[_ATR], _KELTNER_EPSILON * close)
+    out[_KELTNER] = _over(close - state[_EMA + 4], 2.0 * atr_10, 0.0)
+
+
+@_jit
+def _moments(state, slot, now, sums, moments):  # type: ignore[no-untyped-def]
+    """Mean, less the newest, and population deviation of every window that has a column of them.
+
+    Sums are of values shifted by one of them: no variance is negative.
+    """
+    totals, squares = _scratch(_MOMENTS), _scratch(_MOMENTS)
+    for i in range(1, _LV_20):
+        totals[i], squares[i] = sums[_SUM_OF[i]], sums[_SUM_OF[i] + LANES]
+    for i in range(_LV_20, _MOMENTS):
+        totals[i], squares[i] = sums[_SUM_OF[i]], sums[_SUM_OF[i] + LANES]
+    b = _far(state, _CLOSE, slot, 1) - now[_CLOSE]
+    c = _far(state, _CLOSE, slot, 2) - now[_CLOSE]
+    totals[0], squares[0] = b + c, b * b + c * c
+    _deviations(totals, squares, _MOMENTS, moments)
+    for i in range(_RV_5, _RV_60 + 1):
+        moments[i] = _nonzero(moments[i], _EPSILON)
+
+
+@_jit
+def _deviations(totals, squares, n, moments):  # type: ignore[no-untyped-def]
+    """Means and deviations from the sums of n windows, all at once."""
+    for i in range(n):
+        bars = _BARS_OF[i]
+        moments[i] = totals[i] / bars
+        moments[_SPREAD + i] = math.sqrt((squares[i] - totals[i] * totals[i] / bars) / bars)
+
+
+@_jit
+def _closes(state, slot, close, sums, quotients, out):  # type: ignore[no-untyped-def]
+    """Momentum and efficiency of closes."""
+    for i in range(10):
+        _quotient(quotients, _MOM + i, close, _far(state, _CLOSE, slot, _S[i]))
+    out[_MOMENTUM_5] = close / _far(state, _CLOSE, slot, 5) - 1.0
+    for i in range(3):
+        n = _10_20_60[i]
+        path = _nonzero(_of(sums, _PATH, n), _EPSILON * close)
+        out[_ER + i] = _over(abs(close - _far(state, _CLOSE, slot, n)), path, 0.0)
+
+
+@_jit
+def _means(state, close, moments, quotients, out):  # type: ignore[no-untyped-def]
+    """Means and deviations of closes."""
+    limit = _EPSILON * close
+    for i in range(10):
+        _quotient(quotients, _SMA + i, close, close + moments[i])
+        out[_SMA_Z + i] = _over(-moments[i], _nonzero(moments[_SPREAD + i], limit), 0.0)
+    for i in range(5):
+        a, b = _SMA_CROSSES[i]
+        _quotient(quotients, _X_SMA + i, close + moments[a], close + moments[b])
+    out[_BBW] = 4.0 * _nonzero(moments[_SPREAD + 2], limit) / (close + moments[2])
+    spread = _nonzero(moments[_SPREAD + 4], limit)
+    out[_BBW + 1] = 4.0 * spread / (close + moments[4])
+    out[_BBW + 2] = 4.0 * _nonzero(moments[_SPREAD + 8], limit) / (close + moments[8])
+    out[_BOLLINGER] = _over(2.0 * spread - moments[4], 4.0 * spread, 0.5)
+    out[_SQUEEZE] = _over(2.0 * spread, 1.5 * _nonzero(state[_ATR + 2], limit), 0.0)
+
+
+@_jit
+def _returns(state, slot, sums, moments, out):  # type: ignore[no-untyped-def]
     """Deviations of returns over five windows, their ratios, semideviations, lags."""
-    now = state[_R + slot]
-    total, squares, up, down = 0.0, 0.0, 0.0, 0.0
-    rises, lead_20 = 0.0, 0.0
-    for block in range(12):
-        age = 5 * block
-        x, x1 = _at(state, _R, slot, age), _at(state, _R, slot, age + 1)
-        x2, x3 = _at(state, _R, slot, age + 2), _at(state, _R, slot, age + 3)
-        x4 = _at(state, _R, slot, age + 4)
-        a, b, c, d, e = x - now, x1 - now, x2 - now, x3 - now, x4 - now
-        total += _sum_5(a, b, c, d, e)
-        squares += _sum_5(a * a, b * b, c * c, d * d, e * e)
-        if block < 4:
-            u, u1, u2, u3, u4 = _rise(x), _rise(x1), _rise(x2), _rise(x3), _rise(x4)
-            up += _sum_5(u * u, u1 * u1, u2 * u2, u3 * u3, u4 * u4)
-            w, w1, w2, w3, w4 = _rise(-x), _rise(-x1), _rise(-x2), _rise(-x3), _rise(-x4)
-            down += _sum_5(w * w, w1 * w1, w2 * w2, w3 * w3, w4 * w4)
-            rises += _rose(x) + _rose(x1) + _rose(x2) + _rose(x3) + _rose(x4)
-            if block == 1:
-                out[_UP] = rises / 10.0
-            lead_20 = total / 20.0
-        i = _R_OF_BLOCK[block]
-        if i >= 0:
-            out[_RV + i] = _nonzero(_spread(total, squares, age + 5.0), _EPSILON)
-    out[_UP + 1] = rises / 20.0
-    out[_VR] = _over(out[_RV], out[_RV + 2], 1.0)
-    out[_VR + 1] = _over(out[_RV + 1], out[_RV + 3], 1.0)
-    out[_VR + 2] = _over(out[_RV + 2], out[_RV + 4], 1.0)
-    up, down = math.sqrt(up / 20.0), math.sqrt(down / 20.0)
+    for i in range(5):
+        out[_RV + i] = moments[_RV_5 + i]
+    out[_UP] = _of(sums, _PLAIN + _UPS, 10) / 10.0
+    out[_UP + 1] = _of(sums, _PLAIN + _UPS, 20) / 20.0
+    out[_VR] = _over(moments[_RV_5], moments[_RV_5 + 2], 1.0)
+    out[_VR + 1] = _over(moments[_RV_5 + 1], moments[_RV_5 + 3], 1.0)
+    out[_VR + 2] = _over(moments[_RV_5 + 2], moments[_RV_5 + 4], 1.0)
+    up = math.sqrt(_of(sums, _PLAIN + _UP_SQUARE, 20) / 20.0)
+    down = math.sqrt(_of(sums, _PLAIN + _DOWN_SQUARE, 20) / 20.0)
     out[_SEMI] = up
     out[_SEMI + 1] = down
     out[_SEMI + 2] = _over(down - up, _nonzero(down + up, _EPSILON), 0.0)
     for i in range(8):
         out[_LAG + i] = _at(state, _R, slot, _LAGS[i])
-    out[_PV_CORR] = _correlation(state, slot, lead_20, out[_RV + 2])
-    return now + lead_20, now + total / 60.0
 
 
 @_jit
-def _memory(state, slot, n, mean, spread, magnitude):  # type: ignore[no-untyped-def]
+def _correlation(state, slot, moments):  # type: ignore[no-untyped-def]
+    """Pearson's correlation of r and the change of ln(1+V) over 20 bars."""
+    spread, other = moments[_RV_20], moments[_SPREAD + _DV_20]
+    if spread <= _EPSILON or other <= _EPSILON:
+        return 0.0
+    r_now, v_now = _at(state, _R, slot, 0), _near(state, _DV, slot, 0)
+    products = 0.0
+    for age in range(0, 20, 5):
+        products += _sum_5(
+            (_near(state, _DV, slot, age) - v_now) * (_at(state, _R, slot, age) - r_now),
+            (_near(state, _DV, slot, age + 1) - v_now) * (_at(state, _R, slot, age + 1) - r_now),
+            (_near(state, _DV, slot, age + 2) - v_now) * (_at(state, _R, slot, age + 2) - r_now),
+            (_near(state, _DV, slot, age + 3) - v_now) * (_at(state, _R, slot, age + 3) - r_now),
+            (_near(state, _DV, slot, age + 4) - v_now) * (_at(state, _R, slot, age + 4) - r_now),
+        )
+    return (products / 20.0 - moments[_R_20] * moments[_DV_20]) / (spread * other)
+
+
+@_jit
+def _memory(state, newest, n, mean, spread, magnitude):  # type: ignore[no-untyped-def]
     """Lag-1 autocorrelation of the last n returns, or of their magnitude, inside the window."""
     if spread <= _EPSILON:
         return 0.0
-    products, squares, newer = 0.0, 0.0, 0.0
-    for age in range(0, n, 5):
-        a, b = _at(state, _R, slot, age), _at(state, _R, slot, age + 1)
-        c, d = _at(state, _R, slot, age + 2), _at(state, _R, slot, age + 3)
-        e = _at(state, _R, slot, age + 4)
-        if magnitude:
-            a, b, c, d, e = abs(a), abs(b), abs(c), abs(d), abs(e)
-        a, b, c, d, e = a - mean, b - mean, c - mean, d - mean, e - mean
-        products += _sum_5(newer * a, a * b, b * c, c * d, d * e)
-        squares += _sum_5(a * a, b * b, c * c, d * d, e * e)
-        newer = e
-    return products / squares
+    leads, products, squares = _scratch(_LAGGED), _scratch(RING), _scratch(RING)
+    oldest = (newest + 1 - RING) & _PLACES
+    for i in range(RING):
+        r = state[oldest + i]
+        leads[i] = (abs(r) if magnitude else r) - mean
+    leads[RING] = 0.0
+    for i in range(RING):
+        products[i], squares[i] = leads[i] * leads[i + 1], leads[i] * leads[i]
+    return _total(products, n) / _total(squares, n)
 
 
 @_jit
-def _magnitudes(state, slot, mean_20, mean_60, out):  # type: ignore[no-untyped-def]
+def _total(values, n):  # type: ignore[no-untyped-def]
+    """The sum of the last n values, a multiple of 5, from the last back."""
+    total = 0.0
+    for i in range(RING - 1, RING - 1 - n, -5):
+        total += _sum_5(values[i], values[i - 1], values[i - 2], values[i - 3], values[i - 4])
+    return total
+
+
+@_jit
+def _memories(state, slot, moments, out):  # type: ignore[no-untyped-def]
     """Mean, deviation and memory of |r| over 20, and the memory of r over 20 and 60."""
-    now = abs(state[_R + slot])
-    total, squares = 0.0, 0.0
-    for age in range(0, 20, 5):
-        a = abs(_at(state, _R, slot, age)) - now
-        b = abs(_at(state, _R, slot, age + 1)) - now
-        c = abs(_at(state, _R, slot, age + 2)) - now
-        d = abs(_at(state, _R, slot, age + 3)) - now
-        e = abs(_at(state, _R, slot, age + 4)) - now
-        total += _sum_5(a, b, c, d, e)
-        squares += _sum_5(a * a, b * b, c * c, d * d, e * e)
-    mean, spread = now + total / 20.0, _nonzero(_spread(total, squares, 20.0), _EPSILON)
-    out[_ABS_AC] = _memory(state, slot, 20, mean, spread, True)
+    now = _at(state, _R, slot, 0)
+    mean, spread = abs(now) + moments[_SIZE_20], _nonzero(moments[_SPREAD + _SIZE_20], _EPSILON)
+    newest = _R + RING + slot
+    out[_ABS_AC] = _memory(state, newest, 20, mean, spread, True)
     out[_VOL_CLUSTER] = _over(spread, _nonzero(mean, _EPSILON), 0.0)
-    out[_AC] = _memory(state, slot, 20, mean_20, out[_RV + 2], False)
-    out[_AC + 1] = _memory(state, slot, 60, mean_60, out[_RV + 4], False)
+    out[_AC] = _memory(state, newest, 20, now + moments[_R_20], moments[_RV_20], False)
+    out[_AC + 1] = _memory(state, newest, 60, now + moments[_R_60], moments[_RV_60], False)
 
 
 @_jit
-def _line(state, slot, n, rv, out, i):  # type: ignore[no-untyped-def]
-    """Slope (in deviations of r) and R² of the least-squares line through ln C over n bars."""
-    total, squares, tilt, d = 0.0, 0.0, 0.0, 0.0
-    centre = 0.5 * (n - 1.0)
-    for age in range(1, n):
+def _lines(state, slot, moments, out):  # type: ignore[no-untyped-def]
+    """The least-squares lines through ln C over 20 and 60 bars."""
+    total, squares, tilt_20, tilt_60, d = 0.0, 0.0, 0.0, 0.0, 0.0
+    for age in range(1, 20):
         d -= _at(state, _R, slot, age - 1)  # ln C then, less ln C now
         total += d
         squares += d * d
-        tilt += (centre - age) * d
+        tilt_20 += (9.5 - age) * d
+        tilt_60 += (29.5 - age) * d
+    _line(20.0, (total, squares, tilt_20), moments[_RV_20], 0, out)
+    for age in range(20, 60):
+        d -= _at(state, _R, slot, age - 1)
+        total += d
+        squares += d * d
+        tilt_60 += (29.5 - age) * d
+    _line(60.0, (total, squares, tilt_60), moments[_RV_60], 1, out)
+
+
+@_jit
+def _line(n, sums, rv, i, out):  # type: ignore[no-untyped-def]
+    """Slope, in deviations of r, and R² of a line through n bars."""
+    total, squares, tilt = sums
     sxx = n * (n * n - 1.0) / 12.0
     out[_SLOPE + i] = _over(tilt / sxx, rv, 0.0)
     syy = squares - total * total / n
@@ -597,185 +777,172 @@ def _line(state, slot, n, rv, out, i):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _recursions(state, bar, slot, bars, out):  # type: ignore[no-untyped-def]
-    """EMAs, MACD, RSI, true range and directional movement."""
-    high, low, close = bar[1], bar[2], bar[3]
-    for i in range(8):
-        if bars == 1.0:
-            state[_EMA + i] = close
-        else:
-            state[_EMA + i] += _ALPHAS[i] * (close - state[_EMA + i])
-        out[_EMA_DIST + i] = close / state[_EMA + i]
-    out[_X_EMA] = state[_EMA] / state[_EMA + 3]
-    out[_X_EMA + 1] = state[_EMA + 1] / state[_EMA + 6]
-    out[_X_EMA + 2] = state[_EMA + 4] / state[_EMA + 7]
-    line = (state[_EMA + 2] - state[_EMA + 5]) / close
-    state[_SIGNAL] += _ALPHA_9 * (line - state[_SIGNAL])
-    out[_MACD] = line
-    out[_MACD + 1] = state[_SIGNAL]
-    out[_MACD + 2] = line - state[_SIGNAL]
-    if bars == 1.0:
-        return
-    previous, count = _at(state, _C, slot, 1), bars - 1.0
-    change, forgotten = close - previous, _FORGOTTEN * close
-    for i in range(6):
-        period = _RSI[i]
-        gain = _wilder(state[_GAIN + i], max(change, 0.0), count, period)
-        loss = _wilder(state[_LOSS + i], max(-change, 0.0), count, period)
-        state[_GAIN + i] = _nonzero(gain, forgotten)
-        state[_LOSS + i] = _nonzero(loss, forgotten)
-    true_range = max(high, previous) - min(low, previous)
-    state[_ATR] = _wilder(state[_ATR], true_range, count, 10.0)
-    state[_ATR + 1] = _wilder(state[_ATR + 1], true_range, count, 14.0)
-    state[_ATR + 2] = _wilder(state[_ATR + 2], true_range, count, 20.0)
-    up, down = high - _at(state, _H, slot, 1), _at(state, _L, slot, 1) - low
-    limit = _EPSILON * close
-    plus = up if up - down > limit and up > limit else 0.0
-    minus = down if down - up > limit and down > limit else 0.0
-    state[_PLUS_DM] = _nonzero(_wilder(state[_PLUS_DM], plus, count, 14.0), forgotten)
-    state[_MINUS_DM] = _nonzero(_wilder(state[_MINUS_DM], minus, count, 14.0), forgotten)
+def _highest(state, slot, first, end):  # type: ignore[no-untyped-def]
+    """The highest high from age `first` to before age `end`."""
+    high = _at(state, _H, slot, first)
+    for age in range(first + 1, end):
+        high = max(high, _at(state, _H, slot, age))
+    return high
 
 
 @_jit
-def _recursive_columns(state, close, bars, out):  # type: ignore[no-untyped-def]
-    """What is made of Wilder's averages."""
-    limit = _EPSILON * close
-    for i in range(6):
-        moves = _nonzero(state[_GAIN + i] + state[_LOSS + i], limit)
-        share = _over(state[_GAIN + i], moves, 0.5)
-        out[_RSI_5 + i] = 2.0 * share - 1.0
-        if i == 3:
-            out[_RSI_UNIT] = share
-    atr_14 = _nonzero(state[_ATR + 1], limit)
-    out[_ATR_14] = atr_14 / close
-    out[_ATR_14 + 1] = _nonzero(state[_ATR + 2], limit) / close
-    plus, minus = _over(state[_PLUS_DM], atr_14, 0.0), _over(state[_MINUS_DM], atr_14, 0.0)
-    out[_PDI] = plus
-    out[_MDI] = minus
-    if bars >= 15.0:
-        dx = _over(abs(plus - minus), _nonzero(plus + minus, _EPSILON), 0.0)
-        state[_ADX] = _nonzero(_wilder(state[_ADX], dx, bars - 14.0, 14.0), _FORGOTTEN)
-    out[_ADX_14] = state[_ADX]
-    atr_10 = _nonzero(state[_ATR], _KELTNER_EPSILON * close)
-    out[_KELTNER] = _over(close - state[_EMA + 4], 2.0 * atr_10, 0.0)
+def _lowest(state, slot, first, end):  # type: ignore[no-untyped-def]
+    """The lowest low from age `first` to before age `end`."""
+    low = _at(state, _L, slot, first)
+    for age in range(first + 1, end):
+        low = min(low, _at(state, _L, slot, age))
+    return low
 
 
 @_jit
-def _extremes(state, slot, close, out):  # type: ignore[no-untyped-def]
+def _age(state, newest, extreme):  # type: ignore[no-untyped-def]
+    """How long ago an extreme of a window of at most 60 bars was last seen."""
+    last, first = 0, (newest - 59) & _PLACES
+    for i in range(60):
+        last = max(last, i if state[first + i] == extreme else 0)
+    return 59.0 - last
+
+
+@_jit
+def _stochastic(close, high, low):  # type: ignore[no-untyped-def]
+    """Where the close stands between high and low."""
+    return _over(close - low, _nonzero(high - low, _EPSILON * close), 0.5)
+
+
+@_jit
+def _extremes(state, slot, close, quotients, out):  # type: ignore[no-untyped-def]
     """Highest high and lowest low over six windows, and their ages; of equals the most recent."""
-    high, low = state[_H + slot], state[_L + slot]
-    high_age, low_age, age = 0, 0, 1
-    limit = _EPSILON * close
-    for i in range(6):
-        window = _EXTREMES[i]
-        while age < window:
-            h, l = _at(state, _H, slot, age), _at(state, _L, slot, age)  # noqa: E741
-            if h > high:
-                high, high_age = h, age
-            if l < low:
-                low, low_age = l, age
-            age += 1
-        k = _over(close - low, _nonzero(high - low, limit), 0.5)
-        if window == 14:
-            out[_STOCH_K] = k
-            out[_STOCH_D] = ((k + state[_K_1]) + state[_K_2]) / 3.0
-            state[_K_2] = state[_K_1]
-            state[_K_1] = k
-        else:
-            out[_STOCH + (i if i < 2 else i - 1)] = k
-        j = _nth_of_10_20_60(window)
-        if j >= 0:
-            out[_HH + j] = close / high
-            out[_LL + j] = close / low
-            if j > 0:
-                out[_AGE_HH + j - 1] = high_age / window
-                out[_AGE_LL + j - 1] = low_age / window
+    high, low = _highest(state, slot, 0, 5), _lowest(state, slot, 0, 5)
+    out[_STOCH] = _stochastic(close, high, low)
+    high, low = max(high, _highest(state, slot, 5, 10)), min(low, _lowest(state, slot, 5, 10))
+    out[_STOCH + 1] = _stochastic(close, high, low)
+    _quotient(quotients, _HH, close, high)
+    _quotient(quotients, _LL, close, low)
+    high, low = max(high, _highest(state, slot, 10, 14)), min(low, _lowest(state, slot, 10, 14))
+    k = _stochastic(close, high, low)
+    out[_STOCH_K] = k
+    k_1, k_2 = _k_before(state, slot)
+    out[_STOCH_D] = ((k + k_1) + k_2) / 3.0
+    high, low = max(high, _highest(state, slot, 14, 20)), min(low, _lowest(state, slot, 14, 20))
+    out[_STOCH + 2] = _stochastic(close, high, low)
+    _quotient(quotients, _HH + 1, close, high)
+    _quotient(quotients, _LL + 1, close, low)
+    out[_AGE_HH] = _age(state, _H + RING + slot, high) / 20.0
+    out[_AGE_LL] = _age(state, _L + RING + slot, low) / 20.0
+    high, low = max(high, _highest(state, slot, 20, 30)), min(low, _lowest(state, slot, 20, 30))
+    out[_STOCH + 3] = _stochastic(close, high, low)
+    high, low = max(high, _highest(state, slot, 30, 60)), min(low, _lowest(state, slot, 30, 60))
+    out[_STOCH + 4] = _stochastic(close, high, low)
+    _quotient(quotients, _HH + 2, close, high)
+    _quotient(quotients, _LL + 2, close, low)
+    out[_AGE_HH + 1] = _age(state, _H + RING + slot, high) / 60.0
+    out[_AGE_LL + 1] = _age(state, _L + RING + slot, low) / 60.0
 
 
 @_jit
-def _volumes(state, slot, bar, out):  # type: ignore[no-untyped-def]
-    """Volume against its means, volume-weighted price, signed volume: sums to 10, 20 and 60."""
+def _k_before(state, slot):  # type: ignore[no-untyped-def]
+    """The stochastic %K of the last bar and of the one before."""
+    high = max(_highest(state, slot, 2, 14), _at(state, _H, slot, 14))
+    low = min(_lowest(state, slot, 2, 14), _at(state, _L, slot, 14))
+    last = _stochastic(
+        _far(state, _CLOSE, slot, 1),
+        max(high, _at(state, _H, slot, 1)),
+        min(low, _at(state, _L, slot, 1)),
+    )
+    high, low = max(high, _at(state, _H, slot, 15)), min(low, _at(state, _L, slot, 15))
+    return last, _stochastic(_far(state, _CLOSE, slot, 2), high, low)
+
+
+@_jit
+def _quotient(quotients, column, a, b):  # type: ignore[no-untyped-def]
+    """Leave a / b, of which the column is the logarithm."""
+    quotients[column], quotients[_BELOW + column] = a, b
+
+
+@_jit
+def _volume_ratio(quotients, column, a, b):  # type: ignore[no-untyped-def]
+    """A volume ratio to take the logarithm of: 1 without a denominator."""
+    _quotient(quotients, column, a if b != 0.0 else 1.0, b if b != 0.0 else 1.0)
+
+
+@_jit
+def _volumes(bar, sums, moments, quotients, out):  # type: ignore[no-untyped-def]
+    """Volume against its means, volume-weighted price, signed volume."""
     close, volume = bar[3], bar[4]
-    v, tpv, signed, traded = 0.0, 0.0, 0.0, 0.0
-    volume_20, traded_20, mean_5, mean_20 = 0.0, 0.0, 0.0, 0.0
-    for block in range(12):
-        age = 5 * block
-        a, b = _at(state, _V, slot, age), _at(state, _V, slot, age + 1)
-        c, d = _at(state, _V, slot, age + 2), _at(state, _V, slot, age + 3)
-        e = _at(state, _V, slot, age + 4)
-        v += _sum_5(a, b, c, d, e)
-        tpv += _sum_5(
-            a * _at(state, _TP, slot, age),
-            b * _at(state, _TP, slot, age + 1),
-            c * _at(state, _TP, slot, age + 2),
-            d * _at(state, _TP, slot, age + 3),
-            e * _at(state, _TP, slot, age + 4),
-        )
-        signed += _sum(state, _SV, slot, age, 5)
-        traded += _rose(a) + _rose(b) + _rose(c) + _rose(d) + _rose(e)
-        if block == 0:
-            mean_5 = v / 5.0
-            out[_VOL_REL] = _volume_quotient(volume, mean_5)
-        j = _nth_of_10_20_60(5 * block + 5)
-        if j >= 0:
-            mean = v / (5.0 * block + 5.0)
-            out[_VOL_REL + 1 + j] = _volume_quotient(volume, mean)
-            out[_VWAP + j] = close / (tpv / v) if v != 0.0 else 1.0
-            out[_SVR + j] = _over(signed, v, 0.0)
-            if j == 1:
-                volume_20, traded_20, mean_20 = v, traded, mean
-                out[_VOL_TR] = _volume_quotient(mean_5, mean_20)
-            if j == 2:
-                out[_VOL_TR + 1] = _volume_quotient(mean_20, mean)
+    mean_5, mean_20 = _of(sums, _VOLUME, 5) / 5.0, _of(sums, _VOLUME, 20) / 20.0
+    _volume_ratio(quotients, _VOL_REL, volume, mean_5)
+    for i in range(3):
+        n = _10_20_60[i]
+        v = _of(sums, _VOLUME, n)
+        _volume_ratio(quotients, _VOL_REL + 1 + i, volume, v / n)
+        vwap = _of(sums, _VALUE, n) / v if v != 0.0 else close
+        _quotient(quotients, _VWAP + i, close, vwap)
+        out[_SVR + i] = _over(_of(sums, _SIGNED, n), v, 0.0)
+    _volume_ratio(quotients, _VOL_TR, mean_5, mean_20)
+    _volume_ratio(quotients, _VOL_TR + 1, mean_20, _of(sums, _VOLUME, 60) / 60.0)
     out[_VOLUME_RATIO] = _over(volume, mean_20, 1.0)
-    out[_LOG_VOLUME_RATIO] = (1.0 + volume) / (1.0 + mean_20)
-    return volume_20, traded_20
+    _quotient(quotients, _LOG_VOLUME_RATIO, 1.0 + volume, 1.0 + mean_20)
+    for i in range(2):
+        spread = _nonzero(moments[_SPREAD + _LV_20 + i], _EPSILON)
+        out[_VOL_Z + i] = _over(-moments[_LV_20 + i], spread, 0.0)
 
 
 @_jit
-def _flows(state, slot, bars, sums, out):  # type: ignore[no-untyped-def]
-    """Money flows, illiquidity, force, and volume against its usual size."""
-    volume_20, traded_20 = sums
-    out[_CMF] = _over(_sum(state, _CV, slot, 0, 20), volume_20, 0.0)
-    rising, falling = 0.0, 0.0
-    for age in range(0, 15, 5):
-        a, b = _at(state, _MF, slot, age), _at(state, _MF, slot, age + 1)
-        c, d = _at(state, _MF, slot, age + 2), _at(state, _MF, slot, age + 3)
-        e = _at(state, _MF, slot, age + 4) if age < 10 else 0.0  # 14 of them
-        rising += _sum_5(_rise(a), _rise(b), _rise(c), _rise(d), _rise(e))
-        falling += _sum_5(_rise(-a), _rise(-b), _rise(-c), _rise(-d), _rise(-e))
-    out[_MFI] = _over(rising, rising + falling, 0.5)
-    cost = _over(_sum(state, _AM, slot, 0, 20), traded_20, 0.0)
+def _costs(state, slot, bars, sums):  # type: ignore[no-untyped-def]
+    """Advance illiquidity, which keeps its last value, and force, which is smoothed."""
+    cost = _over(_of(sums, _PLAIN + _AM, 20), _of(sums, _PLAIN + _TRADED, 20), 0.0)
     if bars >= AMIHUD_SHOWN_AT and cost > 0.0:
         state[_AMIHUD] = cost
         state[_AMIHUD_SHOWN] = 1.0
-    out[_AMIHUD_20] = state[_AMIHUD] if state[_AMIHUD_SHOWN] == 1.0 else 1.0
-    force = state[_R + slot] * _over(state[_V + slot], volume_20 / 20.0, 1.0)
+    r, volume = _at(state, _R, slot, 0), _far(state, _VOLUME, slot, 0)
+    force = r * _over(volume, _of(sums, _VOLUME, 20) / 20.0, 1.0)
     if bars == 20.0:
         state[_FORCE] = force
     elif bars > 20.0:
         force = state[_FORCE] + _ALPHA_5 * (force - state[_FORCE])
         state[_FORCE] = force if abs(force) > _FORGOTTEN else 0.0
-    out[_FORCE_5] = state[_FORCE]
-    for i in range(2):
-        lead, spread = _moments(state, _LV, slot, 20 + 40 * i)
-        out[_VOL_Z + i] = _over(-lead, _nonzero(spread, _EPSILON), 0.0)
 
 
 @_jit
-def _ranges(state, slot, close, out):  # type: ignore[no-untyped-def]
+def _flows(state, slot, sums, quotients, out):  # type: ignore[no-untyped-def]
+    """Money flows, illiquidity, force."""
+    out[_CMF] = _over(_of(sums, _PLAIN + _CV, 20), _of(sums, _VOLUME, 20), 0.0)
+    rising = _of(sums, _SHIFTED + _INFLOW, 10) + _four(state, _INFLOW, slot)
+    falling = _of(sums, _SHIFTED + _OUTFLOW, 10) + _four(state, _OUTFLOW, slot)
+    out[_MFI] = _over(rising, rising + falling, 0.5)
+    shown = state[_AMIHUD_SHOWN] == 1.0
+    _quotient(quotients, _AMIHUD_20, state[_AMIHUD] if shown else 1.0, 1.0)
+    out[_FORCE_5] = state[_FORCE]
+
+
+@_jit
+def _four(state, lane, slot):  # type: ignore[no-untyped-def]
+    """The last block of a window of 14."""
+    a, b = _near(state, lane, slot, 10), _near(state, lane, slot, 11)
+    return _sum_5(a, b, _near(state, lane, slot, 12), _near(state, lane, slot, 13), 0.0)
+
+
+@_jit
+def _ranges(state, close, sums, moments, out):  # type: ignore[no-untyped-def]
     """Volatility from ranges, the z of the typical price, and the length of the run."""
-    near = _sum(state, _HL, slot, 0, 10)
-    middle = near + _sum(state, _HL, slot, 10, 10)
-    far = middle + _sum(state, _HL, slot, 20, 40)
+    near = _of(sums, _SHIFTED + _RANGE, 10)
+    middle = near + _of(sums, _SHIFTED + _LATE_RANGE, 10)
+    far = middle + _of(sums, _OLD_RANGE, 40)
     out[_PARK] = math.sqrt(near / 10.0 / (4.0 * _LN_2))
     out[_PARK + 1] = math.sqrt(middle / 20.0 / (4.0 * _LN_2))
     out[_PARK + 2] = math.sqrt(far / 60.0 / (4.0 * _LN_2))
-    out[_GK_20] = math.sqrt(_sum(state, _GK, slot, 0, 20) / 20.0)
-    out[_RS_20] = math.sqrt(_sum(state, _RS, slot, 0, 20) / 20.0)
-    lead, spread = _moments(state, _TP, slot, 20)
-    out[_TP_Z] = _over(-lead, _nonzero(spread, _EPSILON * close), 0.0)
-    r, run = state[_R + slot], state[_RUN]
+    out[_GK_20] = math.sqrt(_of(sums, _PLAIN + _GK, 20) / 20.0)
+    out[_RS_20] = math.sqrt(_of(sums, _PLAIN + _RS, 20) / 20.0)
+    spread = _nonzero(moments[_SPREAD + _TP_20], _EPSILON * close)
+    out[_TP_Z] = _over(-moments[_TP_20], spread, 0.0)
+    run = state[_RUN]
+    out[_RUN_LEN] = _TANH[int(run)] if run >= 0.0 else -_TANH[int(-run)]
+
+
+@_jit
+def _run(state, r):  # type: ignore[no-untyped-def]
+    """Advance the length of the run."""
+    run = state[_RUN]
     if r > 0.0:
         run = min(run + 1.0, float(RUN_MOST)) if run > 0.0 else 1.0
     elif r < 0.0:
@@ -783,7 +950,6 @@ def _ranges(state, slot, close, out):  # type: ignore[no-untyped-def]
     else:
         run = 0.0
     state[_RUN] = run
-    out[_RUN_LEN] = _TANH[int(run)] if run >= 0.0 else -_TANH[int(-run)]
 
 
 @_jit
@@ -796,7 +962,7 @@ def _open_session(state, bar, slot, bars):  # type: ignore[no-untyped-def]
         state[_SLOT_COUNT + j] = 0.0
     if bars > 1.0:
         state[_OPENINGS] = min(state[_OPENINGS] + 1.0, _SETTLED_OPENINGS)
-        state[_CLOSE_BEFORE] = _at(state, _C, slot, 1)
+        state[_CLOSE_BEFORE] = _far(state, _CLOSE, slot, 1)
     state[_OPENED_AT] = bar[_SESSION_OPEN]
     state[_FIRST_OPEN] = bar[0]
     state[_HIGHEST] = bar[1]
@@ -810,9 +976,9 @@ def _open_session(state, bar, slot, bars):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _session(state, bar, slot, out):  # type: ignore[no-untyped-def]
-    """Where the bar stands in its session; VWAP and its spread by West's update (1979)."""
-    high, low, close, volume = bar[1], bar[2], bar[3], bar[4]
+def _session(state, bar, typical):  # type: ignore[no-untyped-def]
+    """Advance the session: extremes, opening range, VWAP and its spread by West's update (1979)."""
+    high, low, volume = bar[1], bar[2], bar[4]
     since, length = bar[_OPEN_TIME] - bar[_SESSION_OPEN], bar[_SESSION_CLOSE] - bar[_SESSION_OPEN]
     state[_HIGHEST] = max(state[_HIGHEST], high)
     state[_LOWEST] = min(state[_LOWEST], low)
@@ -824,27 +990,36 @@ def _session(state, bar, slot, out):  # type: ignore[no-untyped-def]
         before = state[_WEIGHT]
         state[_WEIGHT] += volume
         # Prices less the session's first close: what is small stays exact.
-        d = (state[_TP + slot] - state[_ANCHOR]) - state[_LEAD]
+        d = (typical - state[_ANCHOR]) - state[_LEAD]
         share = volume / state[_WEIGHT]
         state[_LEAD] += d * share
         state[_M2] += before * share * (d * d)  # nothing cancels, however uneven the volumes
+    hour = min(_SLOTS - 1, int(24.0 * since / length))
+    state[_SLOT_SUM + hour] += volume
+    state[_SLOT_COUNT + hour] += 1.0
+    return hour
+
+
+@_jit
+def _session_columns(state, bar, hour, quotients, out):  # type: ignore[no-untyped-def]
+    """Where the bar stands in its session."""
+    close, volume = bar[3], bar[4]
+    since, length = bar[_OPEN_TIME] - bar[_SESSION_OPEN], bar[_SESSION_CLOSE] - bar[_SESSION_OPEN]
     traded = state[_WEIGHT] > 0.0
     spread = math.sqrt(state[_M2] / state[_WEIGHT]) if traded else 0.0
     lead = (close - state[_ANCHOR]) - state[_LEAD]
-    out[_VWAP_SESS] = close / (state[_ANCHOR] + state[_LEAD]) if traded else 1.0
+    vwap = state[_ANCHOR] + state[_LEAD] if traded else close
+    _quotient(quotients, _VWAP_SESS, close, vwap)
     out[_VWAP_Z] = _over(lead, _nonzero(spread, _EPSILON * close), 0.0)
-    out[_SESS_DRAWDOWN] = close / state[_HIGHEST]
-    out[_SESS_RUNUP] = close / state[_LOWEST]
+    _quotient(quotients, _SESS_DRAWDOWN, close, state[_HIGHEST])
+    _quotient(quotients, _SESS_RUNUP, close, state[_LOWEST])
     begun = state[_RANGE_HIGH] > 0.0
-    out[_OR_HIGH] = close / state[_RANGE_HIGH] if begun else 1.0
-    out[_OR_LOW] = close / state[_RANGE_LOW] if begun else 1.0
-    out[_SESS_RET] = close / state[_FIRST_OPEN]
-    out[_OVERNIGHT] = _over(state[_FIRST_OPEN], state[_CLOSE_BEFORE], 1.0)
-    j = min(_SLOTS - 1, int(24.0 * since / length))
-    old = state[_OLD_COUNT + j]
-    out[_TOD] = _volume_quotient(volume, state[_OLD_SUM + j] / old) if old > 0.0 else 1.0
-    state[_SLOT_SUM + j] += volume
-    state[_SLOT_COUNT + j] += 1.0
+    _quotient(quotients, _OR_HIGH, close, state[_RANGE_HIGH] if begun else close)
+    _quotient(quotients, _OR_LOW, close, state[_RANGE_LOW] if begun else close)
+    _quotient(quotients, _SESS_RET, close, state[_FIRST_OPEN])
+    old = state[_OLD_COUNT + hour]
+    usual = state[_OLD_SUM + hour] / old if old > 0.0 else 0.0
+    _volume_ratio(quotients, _TOD, volume, usual)
     fraction = min(1.0, (since + bar[_INTERVAL]) / length)
     out[_SESS_SIN], out[_SESS_SIN + 1] = sin_cos(fraction)
     out[_DOW_SIN], out[_DOW_SIN + 1] = sin_cos(bar[_WEEKDAY] / 7.0)
@@ -852,34 +1027,107 @@ def _session(state, bar, slot, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _step(state, bar, out):  # type: ignore[no-untyped-def]
-    """Advance one series by one bar and write its row; NaN where a window is not whole yet."""
-    close = bar[3]
-    bars = state[_BARS] + 1.0
-    slot = (int(bars) - 1) & (RING - 1)
+def _log_columns(quotients, asked, out):  # type: ignore[no-untyped-def]
+    """The logarithms of the quotients that the stages left, LOG_PART columns at a time."""
+    for part in range(LOG_PARTS):
+        if asked & (FIRST_LOGS << part):
+            _log_part(quotients, LOG_PART * part, LOG_PART * (part + 1), asked, out)
+
+
+@_jit
+def _log_part(quotients, first, end, asked, out):  # type: ignore[no-untyped-def]
+    """Some columns of logarithms; what was not asked for is left as it was."""
+    for column in range(first, end):
+        quotient = max(quotients[column] / quotients[_BELOW + column], _FLOOR[column])
+        shown = (_STAGE[column] & asked) != 0
+        out[column] = log(quotient) if shown else out[column]
+
+
+@_jit
+def _advance(state, bar, bars, slot, logs, now):  # type: ignore[no-untyped-def]
+    """Advance all of the state but its sums; gives the directional indices and the day's part."""
     if bars == 1.0 or bar[_SESSION_OPEN] != state[_OPENED_AT]:
         _open_session(state, bar, slot, bars)
-    _derive(state, bar, slot, bars)
+    _bar_logs(state, bar, slot, bars == 1.0, logs)
+    _derive(state, bar, slot, logs, now)
     state[_BARS] = bars
-    _geometry(state, bar, slot, out)
-    _recursions(state, bar, slot, bars, out)
-    _recursive_columns(state, close, bars, out)
-    _closes(state, slot, close, out)
-    _close_columns(close, out)
-    mean_20, mean_60 = _returns(state, slot, out)
-    _magnitudes(state, slot, mean_20, mean_60, out)
-    _line(state, slot, 20, out[_RV + 2], out, 0)
-    _line(state, slot, 60, out[_RV + 4], out, 1)
-    _extremes(state, slot, close, out)
-    _flows(state, slot, bars, _volumes(state, slot, bar, out), out)
-    _ranges(state, slot, close, out)
-    _session(state, bar, slot, out)
-    for column in range(LOGS):
-        out[column] = log(out[column])
+    _averages(state, bar, slot, bars)
+    _run(state, logs[_LOG_R])
+    return _directions(state, bar[3], bars), _session(state, bar, _near(state, _TP, slot, 0))
+
+
+@_jit
+def _window_sums(state, slot, now, sums, moments):  # type: ignore[no-untyped-def]
+    """The rest of the sums, and all that means and deviations are made of."""
+    far, near = _far_row(slot), _near_row(slot)
+    _add_20(state, far - 20 * LANES, LANES, now, sums, 4 * _WINDOW)
+    _add_20(state, far - 40 * LANES, LANES, now, sums, 8 * _WINDOW)
+    _add_20(state, near + LANES, 2 * LANES, now[2 * LANES :], sums, _SHIFTED + LANES)
+    _moments(state, slot, now, sums, moments)
+
+
+@_jit
+def _window_columns(state, bar, slot, asked, scratch, out):  # type: ignore[no-untyped-def]
+    """The columns of windows that sums are taken over."""
+    close, (sums, moments, quotients) = bar[3], scratch
+    if asked & MEANS:
+        _closes(state, slot, close, sums, quotients, out)
+        _means(state, close, moments, quotients, out)
+    if asked & RETURNS:
+        _returns(state, slot, sums, moments, out)
+        out[_PV_CORR] = _correlation(state, slot, moments)
+    if asked & MEMORY:
+        _memories(state, slot, moments, out)
+    if asked & LINES:
+        _lines(state, slot, moments, out)
+    if asked & VOLUMES:
+        _volumes(bar, sums, moments, quotients, out)
+        _flows(state, slot, sums, quotients, out)
+    if asked & RANGES:
+        _ranges(state, close, sums, moments, out)
+
+
+@_jit
+def _hide_unready(bars, out):  # type: ignore[no-untyped-def]
+    """NaN in every column whose window is not whole yet."""
+    for column in range(COLUMN_COUNT):
+        if bars < _READY_AT[column]:
+            out[column] = math.nan
+
+
+@_whole
+def _step(state, bar, out, asked):  # type: ignore[no-untyped-def]
+    """Advance one series by one bar and write its row; NaN where a window is not whole yet."""
+    state, bar, out = _borrowed(state), _borrowed(bar), _borrowed(out)
+    bars = state[_BARS] + 1.0
+    slot = (int(bars) - 1) & (RING - 1)
+    logs, now, sums = _scratch(_BAR_LOGS), _scratch(_NOW), _scratch(_SUMS)
+    quotients = _scratch(_QUOTIENTS)
+    directions, hour = _advance(state, bar, bars, slot, logs, now)
+    for i in range(_WINDOW):
+        sums[i], sums[_SHIFTED + LANES + i], sums[_PLAIN + i] = 0.0, 0.0, 0.0
+    _add_20(state, _far_row(slot), LANES, now, sums, 0)
+    _add_20(state, _near_row(slot), 2 * LANES, now[LANES:], sums, _PLAIN)
+    _costs(state, slot, bars, sums)
+    if asked & SHAPES:
+        _geometry(state, bar, slot, quotients, out)
+    state[_PREVIOUS_OPEN] = bar[0]
+    if asked & AVERAGES:
+        _average_columns(state, bar[3], directions, quotients, out)
+    if asked & _OF_WINDOWS:
+        moments = _scratch(_ALL_MOMENTS)
+        _window_sums(state, slot, now, sums, moments)
+        _window_columns(state, bar, slot, asked, (sums, moments, quotients), out)
+    if asked & EXTREMES:
+        _extremes(state, slot, bar[3], quotients, out)
+    if asked & SESSIONS:
+        _session_columns(state, bar, hour, quotients, out)
+    _log_columns(quotients, asked, out)
+    out[_OVERNIGHT] = logs[_LOG_OVERNIGHT]
+    for i in range(_COPIED_LOGS):
+        out[_RET_1 + i] = logs[i]
     if bars < _LAST_READY_AT:
-        for column in range(COLUMN_COUNT):
-            if bars < _READY_AT[column]:
-                out[column] = math.nan
+        _hide_unready(bars, out)
 
 
 _ROW, _ROWS, _INDEX = "float64[::1]", "float64[:, ::1]", "int64[::1]"
@@ -891,45 +1139,51 @@ def _door(signature: str, *, nogil: bool):  # type: ignore[no-untyped-def]
     return njit(signature, cache=True, error_model="numpy", fastmath=False, nogil=nogil)
 
 
-@_door(f"void({_ROW}, {_ROW}, {_ROW})", nogil=False)
-def step(state, bar, out):  # type: ignore[no-untyped-def]
+@_door(f"void({_ROW}, {_ROW}, {_ROW}, int64)", nogil=False)
+def step(state, bar, out, asked):  # type: ignore[no-untyped-def]
     """One bar [BAR_WIDTH] of one series: `state` advances, `out` [columns] is its row.
+
+    `asked` is `columns.EVERYTHING`, or `columns.asked(…)` for some columns. The state advances
+    whole in any case; of the other columns each has its value or stays as it was in `out`.
 
     The interpreter lock is kept: giving it up for a microsecond would cost milliseconds when
     another thread is busy.
     """
-    _step(state, bar, out)
+    _step(state, bar, out, asked)
 
 
-@_door(f"void({_ROW}, {_ROWS}, {_ROWS})", nogil=True)
-def history(state, bars, out):  # type: ignore[no-untyped-def]
-    """All bars [n, BAR_WIDTH] of one series in order; row i of `out` [n, columns] is bar i's."""
-    for i in range(bars.shape[0]):
-        _step(state, bars[i], out[i])
-
-
-@_door(f"void({_ROWS}, {_INDEX}, {_ROWS}, {_ROWS}, {_INDEX})", nogil=True)
-def burst(states, series, bars, out, counts):  # type: ignore[no-untyped-def]
+@_door(f"void({_ROWS}, {_INDEX}, {_ROWS}, {_ROWS}, {_INDEX}, int64)", nogil=True)
+def burst(states, series, bars, out, counts, asked):  # type: ignore[no-untyped-def]
     """Bars [n, BAR_WIDTH] of many series in order; bar i moves row `series[i]` of `states`.
 
     `counts[i]` becomes the number of bars that its series has then seen.
     """
+    states, bars, out = _borrowed(states), _borrowed(bars), _borrowed(out)
     for i in range(bars.shape[0]):
         state = states[series[i]]
-        _step(state, bars[i], out[i])
+        _step(state, bars[i], out[i], asked)
         counts[i] = int(state[_BARS])
 
 
-@_door(f"void({_RINGS}, {_INDEX}, {_INDEX}, {_ROWS}, {_INDEX}, {_RINGS})", nogil=True)
-def push(rings, series, counts, rows, columns, windows):  # type: ignore[no-untyped-def]
-    """Write each row's `columns` once into its series' ring and copy the window that ends there.
+def history(
+    state: NDArray[np.float64],
+    bars: NDArray[np.float64],
+    out: NDArray[np.float64],
+    asked: int = EVERYTHING,
+) -> None:
+    """All bars [n, BAR_WIDTH] of one series in order; row i of `out` [n, columns] is bar i's."""
+    series, counts = np.zeros(len(bars), dtype=np.int64), np.empty(len(bars), dtype=np.int64)
+    burst(state[np.newaxis], series, bars, out, counts, asked)
 
-    `rings` [series, 2·length, columns] holds every row twice, `length` apart, so that a window
-    of any size up to `length` is one contiguous run. `windows` is [n, window, columns], oldest
-    row first.
+
+@_door(f"void({_RINGS}, {_INDEX}, {_INDEX}, {_ROWS}, {_INDEX})", nogil=True)
+def push(rings, series, counts, rows, columns):  # type: ignore[no-untyped-def]
+    """Write each row's `columns` into its series' ring, as that series' bar number `counts[i]`.
+
+    `rings` [series, 2·length, columns] hold every row at two places, `length` apart, so that the
+    last `length` rows are one run in memory wherever the ring stands.
     """
     length = rings.shape[1] // 2
-    window = windows.shape[1]
     for i in range(series.shape[0]):
         ring = rings[series[i]]
         at = (counts[i] - 1) % length
@@ -937,7 +1191,14 @@ def push(rings, series, counts, rows, columns, windows):  # type: ignore[no-unty
             value = rows[i, columns[j]]
             ring[at, j] = value
             ring[at + length, j] = value
-        windows[i] = ring[at + length + 1 - window : at + length + 1]
+
+
+@_door(f"void({_RINGS}, {_INDEX}, {_INDEX}, {_RINGS})", nogil=True)
+def gather(rings, series, ends, windows):  # type: ignore[no-untyped-def]
+    """Copy the windows [n, window, columns] whose runs end before row `ends[i]` of their ring."""
+    window = windows.shape[1]
+    for i in range(series.shape[0]):
+        windows[i] = rings[series[i], ends[i] - window : ends[i]]
 
 
 def new_states(series: int) -> NDArray[np.float64]:
@@ -945,10 +1206,13 @@ def new_states(series: int) -> NDArray[np.float64]:
     return np.zeros((series, STATE_WIDTH))
 
 
-def matrix(bars: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rows [n, columns] of a whole history [n, BAR_WIDTH] of one series, all by `_step`."""
-    out = np.empty((len(bars), COLUMN_COUNT))
-    history(new_states(1)[0], np.ascontiguousarray(bars, dtype=np.float64), out)
+def matrix(bars: NDArray[np.float64], asked: int = EVERYTHING) -> NDArray[np.float64]:
+    """The rows [n, columns] of a whole history [n, BAR_WIDTH] of one series, all by `_step`.
+
+    Columns that were not `asked` for (`columns.asked`) have their value or are NaN.
+    """
+    out = np.full((len(bars), COLUMN_COUNT), np.nan)
+    history(new_states(1)[0], np.ascontiguousarray(bars, dtype=np.float64), out, asked)
     return out
 
 

@@ -7,8 +7,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from quantum_ai_engine.features.columns import AT, COLUMNS, NAMES, Column
+from quantum_ai_engine.features.columns import AT, COLUMNS, NAMES, Column, asked
 from quantum_ai_engine.features.kernel import KERNEL_VERSION
+
+# What depends on when the venue's sessions open and close, or on its weekday.
+SESSION_COLUMNS = frozenset(
+    """
+    vol_tod_rel vwap_dist_sess vwap_z_sess sess_drawdown sess_runup or_high_dist or_low_dist
+    sess_ret overnight_gap sess_sin sess_cos dow_sin dow_cos sess_frac
+    """.split()
+)
 
 
 class SchemaError(ValueError):
@@ -50,9 +58,19 @@ class FeatureSet:
         return np.array([AT[self.kernel_name(name)] for name in self.columns], dtype=np.int64)
 
     @property
+    def asked(self) -> int:
+        """The bits by which the kernel is asked for these columns; of two sets, a | b."""
+        return asked(self.indices.tolist())
+
+    @property
     def ready_at(self) -> int:
         """The bar, counted from 1, whose row is the first with every column whole."""
         return max(column.ready_at for column in self.kernel_columns())
+
+    @property
+    def reads_sessions(self) -> bool:
+        """Whether rows depend on the venue at which a symbol trades."""
+        return any(self.kernel_name(name) in SESSION_COLUMNS for name in self.columns)
 
     @property
     def window_ready_at(self) -> int:
@@ -140,12 +158,23 @@ PATCHTST_8 = tuple(
     "log_return log_high log_low log_volume_ratio volatility_20 rsi_14 macd momentum_10".split()
 )
 
+SIGOR_10 = tuple(
+    """
+    sma_z_20 rsi_14 mom_10 rv_60 vwap_dist_60 or_high_dist or_low_dist svr_20 ret_1 vol_z_20
+    """.split()
+)
+
+MOMENTUM_2 = ("x_sma_10_30", "rv_30")
+
 SETS = {
     feature_set.name: feature_set
     for feature_set in (
         FeatureSet("gru9", GRU_9, window=32, aliases=_SMALL),
         FeatureSet("patchtst8", PATCHTST_8, window=128, aliases=_SMALL),
         FeatureSet("transformer173", TRANSFORMER_173, window=64),
+        FeatureSet("tree173", TRANSFORMER_173, window=6),
+        FeatureSet("sigor10", SIGOR_10, window=1),
+        FeatureSet("momentum2", MOMENTUM_2, window=1),
     )
 }
 

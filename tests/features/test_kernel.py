@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantum_ai_engine.features import kernel
-from quantum_ai_engine.features.columns import AT, COLUMNS, NAMES, RUN_MOST
+from quantum_ai_engine.features.columns import AT, COLUMNS, EVERYTHING, NAMES, RUN_MOST, asked
 
 from .bars import DAY, HOUR, Floats, dots, kernel_bars, market, markets, walk
 
@@ -111,7 +111,7 @@ def test_a_row_depends_on_the_old_state_and_the_bar_alone(bars_before: int) -> N
     results = []
     for junk in (0.0, np.nan, 1e300):
         copy, out, bar = state.copy(), np.full(kernel.COLUMN_COUNT, junk), bars[-1].copy()
-        kernel.step(copy, bar, out)
+        kernel.step(copy, bar, out, EVERYTHING)
         assert bar.tobytes() == bars[-1].tobytes()
         results.append((copy.tobytes(), out.tobytes()))
     assert results[0] == results[1] == results[2]
@@ -122,7 +122,7 @@ def test_series_do_not_touch_each_other() -> None:
     states = kernel.new_states(3)
     bars = kernel_bars(walk(40, 4))
     rows, counts = np.empty((40, kernel.COLUMN_COUNT)), np.empty(40, dtype=np.int64)
-    kernel.burst(states, np.ones(40, dtype=np.int64), bars, rows, counts)
+    kernel.burst(states, np.ones(40, dtype=np.int64), bars, rows, counts, EVERYTHING)
     assert not states[0].any()
     assert not states[2].any()
     assert counts[-1] == 40
@@ -288,3 +288,24 @@ def test_matrix_takes_any_layout() -> None:
     expected = kernel.matrix(bars).tobytes()
     assert kernel.matrix(np.asfortranarray(bars)).tobytes() == expected
     assert kernel.matrix(bars.astype(np.int64)).tobytes() == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.sampled_from(sorted(KINDS)),
+    st.sets(st.integers(0, len(COLUMNS) - 1), max_size=40),
+    st.integers(1, 200),
+)
+def test_columns_asked_for_alone_have_the_bits_of_all(kind: str, some: set[int], n: int) -> None:
+    """L11: whichever columns are asked for, they have the full row's bits, and so has the state.
+
+    Every other column has its own bits too, or is left as it was.
+    """
+    bars, bits = KINDS[kind].bars()[:n], asked(some)
+    states, rows = kernel.new_states(2), np.full((2, len(bars), len(COLUMNS)), np.nan)
+    kernel.history(states[0], bars, rows[0])
+    kernel.history(states[1], bars, rows[1], bits)
+    assert states[0].tobytes() == states[1].tobytes()
+    chosen, left = sorted(some), np.isnan(rows[1])
+    assert rows[1][:, chosen].tobytes() == rows[0][:, chosen].tobytes()
+    assert (left | (rows[0].view(np.int64) == rows[1].view(np.int64))).all()

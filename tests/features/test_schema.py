@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from quantum_ai_engine.features import kernel, schema
+from quantum_ai_engine.features import columns, kernel, schema
+from quantum_ai_engine.features.columns import EVERYTHING
 from quantum_ai_engine.features.schema import SETS, FeatureSet, SchemaError, feature_set
 
 from . import oracle
@@ -15,7 +16,14 @@ GRU9 = SETS["gru9"]
 
 @pytest.mark.parametrize(
     ("name", "columns", "window", "ready_at"),
-    [("gru9", 9, 32, 30), ("patchtst8", 8, 128, 26), ("transformer173", 173, 64, 61)],
+    [
+        ("gru9", 9, 32, 30),
+        ("patchtst8", 8, 128, 26),
+        ("transformer173", 173, 64, 61),
+        ("tree173", 173, 6, 61),
+        ("sigor10", 10, 1, 61),
+        ("momentum2", 2, 1, 31),
+    ],
 )
 def test_the_sets_have_the_contracts_shape(
     name: str, columns: int, window: int, ready_at: int
@@ -44,7 +52,18 @@ def test_the_names_are_the_contracts() -> None:
         assert tuple(f"{name}.{column}" for column in SETS[name].columns) == tuple(table)
 
 
-def test_a_fourth_set_is_a_list() -> None:
+def test_trees_read_the_columns_of_the_transformer() -> None:
+    """L12: they differ in the rows that are read at once, so that both read one ring of rows."""
+    assert SETS["tree173"].hash == SETS["transformer173"].hash
+
+
+@pytest.mark.parametrize("name", ["sigor10", "momentum2"])
+def test_rules_read_no_prices(name: str) -> None:
+    """Their columns are among the 173: fractions, ratios and scores, the same at any price."""
+    assert set(SETS[name].columns) < set(SETS["transformer173"].columns)
+
+
+def test_a_further_set_is_a_list() -> None:
     """A set selects by name from the kernel's columns, in its own order and under its own names."""
     mine = FeatureSet("mine", ("calm", "rsi_14", "clv"), 4, aliases={"calm": "rv_60"})
     assert [kernel.COLUMNS[i].name for i in mine.indices] == ["rv_60", "rsi_14", "clv"]
@@ -93,7 +112,8 @@ def test_the_hash_depends_on_the_order() -> None:
     """L12: the same names in another order have another hash; a hash is 16 hex digits."""
     exchanged = FeatureSet("gru9", GRU9.columns[::-1], 32, GRU9.aliases)
     assert exchanged.hash != GRU9.hash
-    assert len({s.hash for s in SETS.values()} | {schema.KERNEL_HASH}) == 4
+    lists = {(s.columns, tuple(s.aliases)) for s in SETS.values()}
+    assert len({s.hash for s in SETS.values()} | {schema.KERNEL_HASH}) == len(lists) + 1
     assert all(re.fullmatch(r"[0-9a-f]{16}", s.hash) for s in SETS.values())
 
 
@@ -129,3 +149,12 @@ def test_an_unknown_set_is_refused_naming_those_that_exist() -> None:
     with pytest.raises(SchemaError) as refused:
         feature_set("gru10")
     assert all(name in str(refused.value) for name in ("gru10", *SETS))
+
+
+def test_a_set_asks_for_the_stages_of_its_columns() -> None:
+    """What a set asks of the kernel makes its columns; a small set asks for less than a large."""
+    for s in SETS.values():
+        assert all(column.stage and s.asked & column.stage for column in s.kernel_columns())
+        assert s.asked & ~EVERYTHING == 0
+    assert SETS["gru9"].asked & columns.MEMORY == 0
+    assert SETS["transformer173"].asked == EVERYTHING

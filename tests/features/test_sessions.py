@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 
 from quantum_ai_engine.config import Venue
 from quantum_ai_engine.events import Bar
+from quantum_ai_engine.features import kernel
+from quantum_ai_engine.features.columns import NAMES
 from quantum_ai_engine.features.kernel import BAR_WIDTH
+from quantum_ai_engine.features.schema import SESSION_COLUMNS
 from quantum_ai_engine.features.sessions import Calendar, Calendars
 
-from .bars import CHICAGO, DAY, HOUR, MINUTE, NEW_YORK, TOKYO
+from .bars import CHICAGO, DAY, HOUR, MINUTE, NEW_YORK, TOKYO, market, walk
 from .bars import UTC as UTC_DAY
 from .oracle_terms import SessionRule
 
@@ -144,3 +147,12 @@ def test_a_venue_that_cannot_be_is_refused_in_one_sentence(
     """L48: a wrong zone or time is named where the venue is made."""
     with pytest.raises(ValueError, match=says):
         Venue(*words)
+
+
+def test_the_columns_of_the_session_are_those_that_a_venue_moves() -> None:
+    """L11: what an agent must not be served with other venues than it was trained with."""
+    ohlcv = walk(3000, 5)
+    ohlcv[:, 0] = ohlcv[:, 1:3].mean(axis=1)  # opens that are not the closes before them
+    rows = [kernel.matrix(market(ohlcv, 10 * MINUTE, venue).bars()) for venue in (UTC_DAY, CHICAGO)]
+    moved = ~((rows[0] == rows[1]) | (np.isnan(rows[0]) & np.isnan(rows[1]))).all(axis=0)
+    assert {name for name, is_so in zip(NAMES, moved, strict=True) if is_so} == SESSION_COLUMNS

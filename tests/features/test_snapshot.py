@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from quantum_ai_engine.features import store as store_module
 from quantum_ai_engine.features.schema import SETS, FeatureSet
-from quantum_ai_engine.features.store import FeatureStore, SnapshotError
+from quantum_ai_engine.features.store import DEPTH, FeatureStore, SnapshotError
 
 from .bars import HOUR, Floats, kernel_bars, ticks, walk
 
@@ -33,8 +33,12 @@ def fed(
 def rest(store: FeatureStore, at: int, history: int, first: int) -> tuple[bytes, ...]:
     """All that a series at place `at` gives for the bars of a history from `first` on."""
     bars = HISTORIES[history][first:]
-    rows = store.step(np.full(len(bars), at, dtype=np.int64), bars)
-    windows = (rows.windows[s.name].tobytes() for s in ALL_SETS)
+    series = np.full(len(bars), at, dtype=np.int64)
+    rows = store.step(series, bars)
+    windows = (
+        store.windows(s.name, series[-DEPTH:], rows.counts[-DEPTH:]).array().tobytes()
+        for s in ALL_SETS
+    )
     recent = np.ascontiguousarray(store.recent_bars(at, 128)).tobytes()
     return rows.values.tobytes(), rows.counts.tobytes(), recent, *windows
 
@@ -143,7 +147,7 @@ def test_another_store_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     refused(fed([80], sets=ALL_SETS[::-1]), [0], snapshot, "the snapshot is of")
     changes: list[tuple[str, object, str]] = [
         ("KERNEL_HASH", "0123456789abcdef", "0123456789abcdef"),
-        ("SNAPSHOT_VERSION", 2, "version 1 is not 2"),
+        ("SNAPSHOT_VERSION", 3, "version 2 is not 3"),
     ]
     for name, value, match in changes:
         with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.columns import AT
 from quantum_ai_engine.features.schema import SETS, FeatureSet
-from quantum_ai_engine.features.store import LOOKBACK, FeatureStore
+from quantum_ai_engine.features.store import DEPTH, LOOKBACK, FeatureStore
 
 from .bars import HOUR, Floats, kernel_bars, walk
 
@@ -32,6 +32,11 @@ def fed(bars: int, sets: tuple[FeatureSet, ...] = ALL_SETS) -> FeatureStore:
     store = FeatureStore(sets, capacity=1)
     store.step(np.zeros(bars, dtype=np.int64), HISTORIES[0][:bars])
     return store
+
+
+def newest(store: FeatureStore, s: FeatureSet, series: int = 0) -> Floats:
+    """The window that ends with a series' newest bar."""
+    return store.windows(s.name, one(series), np.array([store.count(series)]))[0]
 
 
 def expected_window(series: int, count: int, s: FeatureSet) -> Floats:
@@ -67,8 +72,16 @@ def test_windows_are_the_history_however_bars_come(random: Random, burst_size: i
         assert rows.counts.tolist() == counts
         for at, (i, n) in enumerate(zip(series, counts, strict=True)):
             assert same(rows.values[at], ROWS[i][n - 1])
-            for s in ALL_SETS:
-                assert same(rows.windows[s.name][at], expected_window(i, n, s))
+        # Those of the last DEPTH bars of a series are there, wherever they stood in the burst.
+        kept = [
+            at for at, (i, n) in enumerate(zip(series, counts, strict=True)) if seen[i] - n <= DEPTH
+        ]
+        for s in ALL_SETS:
+            windows = store.windows(s.name, series[kept], rows.counts[kept])
+            side_by_side = windows.array()
+            for place, at in enumerate(kept):
+                assert same(windows[place], expected_window(series[at], counts[at], s))
+                assert same(side_by_side[place], windows[place])
 
 
 def test_row_k_is_row_k_plus_1_of_the_bar_before() -> None:
@@ -76,9 +89,9 @@ def test_row_k_is_row_k_plus_1_of_the_bar_before() -> None:
     store = FeatureStore(ALL_SETS, capacity=1)
     before: dict[str, Floats] = {}
     for n, bar in enumerate(HISTORIES[0], start=1):
-        rows = store.step(one(0), bar[np.newaxis])
+        store.step(one(0), bar[np.newaxis])
         for s in ALL_SETS:
-            window = rows.windows[s.name][0]
+            window = newest(store, s).copy()
             if n > 1:
                 assert same(window[:-1], before[s.name][1:])
             if n >= s.window_ready_at:
@@ -91,26 +104,56 @@ def test_row_k_is_row_k_plus_1_of_the_bar_before() -> None:
 def test_a_window_is_whole_at_its_bar_and_not_before(s: FeatureSet) -> None:
     """L13: until warm-up + W − 1 bars the oldest row holds NaN, so that no agent can use it."""
     store = fed(s.window_ready_at - 1)
-    assert np.isnan(store.window(0, s.name)[0]).any()
+    assert np.isnan(newest(store, s)[0]).any()
     store.step(one(0), HISTORIES[0][s.window_ready_at - 1 : s.window_ready_at])
-    assert np.isfinite(store.window(0, s.name)).all()
+    assert np.isfinite(newest(store, s)).all()
 
 
-def test_results_of_a_burst_outlive_the_next_one() -> None:
-    """What a burst returned is its own; later bars do not write into it."""
-    store = fed(200)
-    rows = store.step(one(0), HISTORIES[0][200:201])
-    kept = {name: window.copy() for name, window in rows.windows.items()}
-    store.step(np.zeros(100, dtype=np.int64), HISTORIES[0][201:301])
-    assert all(same(rows.windows[name], kept[name]) for name in kept)
+def test_a_window_stays_for_the_depth_and_is_refused_when_it_is_gone() -> None:
+    """L14: a view shows its own rows for DEPTH more bars; none is given of overwritten ones."""
+    store = fed(150)
+    views = {s.name: store.windows(s.name, one(0), np.array([150])) for s in ALL_SETS}
+    kept = {name: windows.array() for name, windows in views.items()}
+    store.step(np.zeros(DEPTH, dtype=np.int64), HISTORIES[0][150 : 150 + DEPTH])
+    assert all(same(views[name][0], kept[name][0]) for name in kept)
+    store.step(np.zeros(65, dtype=np.int64), HISTORIES[0][150 + DEPTH : 215 + DEPTH])
+    for s in ALL_SETS:
+        with pytest.raises(ValueError, match="has been overwritten"):
+            store.windows(s.name, one(0), np.array([150]))
+
+
+def test_no_window_is_given_of_bars_to_come() -> None:
+    """A count that a series has not reached has no window."""
+    with pytest.raises(ValueError, match="has been overwritten"):
+        fed(5).windows("gru9", one(0), np.array([6]))
+
+
+def test_some_windows_are_taken_in_their_order() -> None:
+    """`take` selects by position or slice, and copies nothing."""
+    store = fed(100)
+    windows = store.windows("gru9", np.zeros(3, dtype=np.int64), np.array([98, 99, 100]))
+    assert [same(w, windows[i]) for w, i in zip(windows.take([2, 0]).array(), (2, 0), strict=True)]
+    assert len(windows.take(slice(1, None))) == 2
+    assert same(windows.take(slice(1, None))[0], windows[1])
+    assert len(windows.take([])) == 0
+    assert windows.take([]).array().shape == (0, 32, 9)
+    assert windows.take([1]).rings is windows.rings
+
+
+def test_sets_of_the_same_columns_share_a_ring() -> None:
+    """L11: one ring per list of columns: two sets that differ in their window read one truth."""
+    short = FeatureSet("short", SETS["gru9"].columns, window=4, aliases=SETS["gru9"].aliases)
+    store = fed(90, (SETS["gru9"], short))
+    assert len(store._arrays()) == 3
+    assert same(newest(store, short), newest(store, SETS["gru9"])[-4:])
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 127, 128, 129, 255, 256, 257, 300])
 def test_the_newest_window_is_a_view_of_the_ring(count: int) -> None:
-    """`window` shows the last rows without a copy, wherever the ring stands."""
+    """A window shows the last rows without a copy, wherever the ring stands."""
     store = fed(count)
     for s in ALL_SETS:
-        view = store.window(0, s.name)
+        view = newest(store, s)
         assert same(view, expected_window(0, count, s))
         assert not view.flags.owndata
 
@@ -122,8 +165,8 @@ def test_growth_keeps_what_is_there() -> None:
     assert store.count(0) == 150
     assert [store.count(i) for i in range(1, 40)] == [0] * 39
     for s in ALL_SETS:
-        assert same(store.window(0, s.name), still.window(0, s.name))
-        assert np.isnan(store.window(39, s.name)).all()
+        assert same(newest(store, s), newest(still, s))
+        assert np.isnan(newest(store, s, 39)).all()
     both = [x.step(one(0), HISTORIES[0][150:151]) for x in (store, still)]
     assert same(both[0].values, both[1].values)
     assert same(store.step(one(39), HISTORIES[1][:1]).values, ROWS[1][:1])
@@ -151,9 +194,10 @@ def test_a_series_takes_the_same_memory_for_ever() -> None:
 def test_an_empty_burst_is_nothing() -> None:
     """No bars give no rows and move no series."""
     store = fed(5)
-    rows = store.step(np.empty(0, dtype=np.int64), np.empty((0, kernel.BAR_WIDTH)))
+    series = np.empty(0, dtype=np.int64)
+    rows = store.step(series, np.empty((0, kernel.BAR_WIDTH)))
     assert rows.values.shape == (0, kernel.COLUMN_COUNT)
-    assert rows.windows["gru9"].shape == (0, 32, 9)
+    assert store.windows("gru9", series, rows.counts).array().shape == (0, 32, 9)
     assert store.count(0) == 5
 
 
@@ -185,3 +229,10 @@ def test_no_more_than_the_lookback_is_shown(count: int) -> None:
     assert same(store.recent_bars(0, 500), HISTORIES[0][newest, :5])
     shown = np.ascontiguousarray(store.recent_column(0, "gru9", "rsi_14", 500))
     assert same(shown, ROWS[0][newest, AT["gru9.rsi_14"]])
+
+
+def test_small_sets_have_the_bits_of_the_whole_kernel() -> None:
+    """L11: what a store leaves out for speed changes neither the rows of its sets nor its state."""
+    small, whole = (fed(300, sets) for sets in ((SETS["gru9"],), ALL_SETS))
+    assert same(newest(small, SETS["gru9"]), newest(whole, SETS["gru9"]))
+    assert small._states.tobytes() == whole._states.tobytes()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantum_ai_engine.features import kernel
-from quantum_ai_engine.features.columns import NAMES
+from quantum_ai_engine.features.columns import EVERYTHING, NAMES
 
 from ..features import bars as made
 from ..features.bars import Floats
@@ -21,7 +21,7 @@ def stream(bars: Floats) -> Floats:
     """The rows as the live engine makes them: one bar, one call."""
     state, out = kernel.new_states(1)[0], np.empty((len(bars), kernel.COLUMN_COUNT))
     for bar, row in zip(bars, out, strict=True):
-        kernel.step(state, bar, row)
+        kernel.step(state, bar, row, EVERYTHING)
     return out
 
 
@@ -50,7 +50,7 @@ def test_a_burst_equals_the_history_of_each_series(seed: int, cuts: list[int]) -
     counts = np.empty(len(series), dtype=np.int64)
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(series)], strict=True):
         cut = slice(start, end)
-        kernel.burst(states, series[cut], bars[cut], rows[cut], counts[cut])
+        kernel.burst(states, series[cut], bars[cut], rows[cut], counts[cut], EVERYTHING)
     for s, kind in enumerate(TOGETHER):
         assert rows[series == s].tobytes() == ROWS[kind].tobytes()
         assert counts[series == s].tolist() == list(range(1, len(histories[s]) + 1))
@@ -65,6 +65,6 @@ def test_a_history_may_be_cut_anywhere(kind: str, first: int, second: int) -> No
     a, b = sorted((first, second))
     kernel.history(state, bars[:a], rows[:a])
     for bar, row in zip(bars[a:b], rows[a:b], strict=True):
-        kernel.step(state, bar, row)
+        kernel.step(state, bar, row, EVERYTHING)
     kernel.history(state, bars[b:], rows[b:])
     assert rows.tobytes() == ROWS[kind].tobytes()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quantum_ai_engine.features import kernel
-from quantum_ai_engine.features.columns import COLUMNS, NAMES
+from quantum_ai_engine.features.columns import COLUMNS, EVERYTHING, NAMES
 
 from ..features import bars as made
 from ..features.bars import CHICAGO, HOUR, MINUTE, NEW_YORK, Floats
@@ -39,7 +39,7 @@ def cold(bars: Floats) -> tuple[Floats, Floats]:
     states, rows = kernel.new_states(1), np.empty((len(bars), kernel.COLUMN_COUNT))
     settled = np.empty(len(bars), dtype=np.bool_)
     for i, bar in enumerate(bars):
-        kernel.step(states[0], bar, rows[i])
+        kernel.step(states[0], bar, rows[i], EVERYTHING)
         settled[i] = kernel.settled(states)[0]
     return rows, settled
 
