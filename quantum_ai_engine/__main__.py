@@ -5,12 +5,16 @@ import sys
 import threading
 from collections.abc import Iterator
 
+from quantum_ai_engine.agents.budget import bound_threads
+
 BAD_CONFIGURATION = 78
 PATIENCE_S = 2.0  # with a warm cache everything is there by then
 
 
 def main() -> None:
     """Run a command. Imports come late, so that a kernel that cannot be cached says so."""
+    if "serve" in sys.argv:
+        bound_threads()  # before any library is loaded that would make threads
     try:
         with _said_when_slow():
             from quantum_ai_engine.cli.app import main as run
@@ -29,7 +33,7 @@ def main() -> None:
 @contextlib.contextmanager
 def _said_when_slow() -> Iterator[None]:
     """A line on standard error while the kernel is compiled."""
-    line = "quantum-ai-engine: compiling the feature kernel, once for this machine (about 10 s)"
+    line = "quantum-ai-engine: compiling the feature kernel, once for this machine (about 15 s)"
     timer = threading.Timer(PATIENCE_S, print, [line], {"file": sys.stderr})
     timer.start()
     try:

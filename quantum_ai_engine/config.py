@@ -103,6 +103,10 @@ class Venue(msgspec.Struct, frozen=True):
         """
         return _minutes(self.opens), _minutes(self.closes)
 
+    def line(self) -> str:
+        """As it is written in `sessions.venues`."""
+        return f"{self.zone} {self.opens} {self.closes}"
+
 
 class SessionSettings(_Room, frozen=True, kw_only=True):
     """Which symbols trade at which venue: `AAPL|MSFT America/New_York 09:30 16:00`."""

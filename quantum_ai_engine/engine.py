@@ -5,7 +5,7 @@ or handed in with each batch. Stages: order → features → predict → decide.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -39,11 +39,10 @@ from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.order import Arrival, Sequencer
 from quantum_ai_engine.features.schema import KERNEL_HASH, FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.features.store import FeatureStore, Rows
+from quantum_ai_engine.features.store import DEPTH, FeatureStore, Rows, Windows
 from quantum_ai_engine.risk.stance import next_stance, target_of
 
 Stage = Callable[[str], AbstractContextManager[None]]
-Windows = dict[str, NDArray[np.float64]]
 Unheard = list[Abstention]  # what stands in a forecast's place when every agent abstained
 
 
@@ -133,7 +132,7 @@ class Engine:
 
     def learn(self, bars: Sequence[Bar]) -> None:
         """Take bars into order and feature state, and nothing else."""
-        self._advance(bars, Round())
+        self._step(self._admitted(bars, Round()))
 
     async def process(self, bars: Sequence[Bar], now_ms: int | None, stage: Stage) -> Round:
         """Take a batch of bars through all stages.
@@ -142,31 +141,38 @@ class Engine:
         up to each bar. `stage(name)` is entered around each stage, for those who measure.
         """
         done = Round()
-        with stage("features"):
-            admitted, rows = self._advance(bars, done)
-        candidates = self._candidates(admitted, rows, now_ms, done)
-        with stage("predict"):
-            forecasts = await self._forecasts(candidates, rows)
-        with stage("decide"):
-            for candidate, forecast in zip(candidates, forecasts, strict=True):
-                if isinstance(forecast, Forecast):
-                    done.signals.append(self._signal(candidate, forecast, rows))
-                else:
-                    done.silent["no_effective_vote"] += 1
-                    done.unheard += forecast
+        with stage("order"):
+            admitted = self._admitted(bars, done)
+        for part in _parts(admitted):
+            with stage("features"):
+                rows = self._step(part)
+            candidates = self._candidates(part, rows, now_ms, done)
+            with stage("predict"):
+                forecasts = await self._forecasts(candidates, rows)
+            with stage("decide"):
+                for candidate, forecast in zip(candidates, forecasts, strict=True):
+                    if isinstance(forecast, Forecast):
+                        done.signals.append(self._signal(candidate, forecast, rows))
+                    else:
+                        done.silent["no_effective_vote"] += 1
+                        done.unheard += forecast
         return done
 
     async def forecast(self, symbol: str, interval: str) -> Forecast | Unheard:
         """What the ensemble says now of a known series; changes nothing."""
         series = self._series[symbol, interval]
-        windows = {name: self._store.window(series, name)[np.newaxis].copy() for name in self._sets}
-        return await self._forecast_one(interval, self._store.count(series), windows)
+        at, count = np.array([series]), np.array([self._store.count(series)])
+        # Copied: bars may arrive while the agents have yet to read.
+        windows = {
+            name: Windows.of(self._store.windows(name, at, count).array()) for name in self._sets
+        }
+        return await self._forecast_one(interval, int(count[0]), windows)
 
     async def forecast_of(self, bars: Sequence[Bar]) -> Forecast | Unheard:
         """What the ensemble says after these bars of one series alone; changes nothing."""
         rows = self._rows_of(bars)
         windows = {
-            name: np.ascontiguousarray(rows[-s.window :, s.indices])[np.newaxis]
+            name: Windows.of(rows[np.newaxis, -s.window :, s.indices])
             for name, s in self._sets.items()
         }
         return await self._forecast_one(bars[-1].interval, len(bars), windows)
@@ -224,8 +230,8 @@ class Engine:
     def _rows_of(self, bars: Sequence[Bar]) -> NDArray[np.float64]:
         return kernel.matrix(np.array([self._calendars.row(bar) for bar in bars]))
 
-    def _advance(self, bars: Sequence[Bar], done: Round) -> tuple[list[_Admitted], Rows]:
-        """Order the bars and step the features; which were new, and their rows."""
+    def _admitted(self, bars: Sequence[Bar], done: Round) -> list[_Admitted]:
+        """Put the bars in order; those that are new."""
         gaps_before = self._order.gaps
         admitted: list[_Admitted] = []
         for position, bar in enumerate(bars):
@@ -242,10 +248,13 @@ class Engine:
         done.processed = len(admitted)
         done.longest_interval_ms = max((a.bar.interval_ms for a in admitted), default=0)
         done.gaps = self._order.gaps - gaps_before
+        return admitted
+
+    def _step(self, admitted: Sequence[_Admitted]) -> Rows:
+        """Take bars into feature state; their rows."""
         series = np.array([a.series for a in admitted], dtype=np.int64)
         values = np.array([self._calendars.row(a.bar) for a in admitted])
-        values = values.reshape(-1, kernel.BAR_WIDTH)
-        return admitted, self._store.step(series, values)
+        return self._store.step(series, values.reshape(-1, kernel.BAR_WIDTH))
 
     def _admit(self, bar: Bar) -> int | None:
         """The series of a bar that is new, None for a duplicate; raises `Refused` otherwise."""
@@ -301,17 +310,18 @@ class Engine:
     ) -> list[Forecast | Unheard]:
         """One forecast per candidate, all agents and all bars batched into one call."""
         intervals = [candidate.bar.interval for candidate in candidates]
-        at = np.array([candidate.row for candidate in candidates], dtype=np.int64)
-        windows = {name: window[at] for name, window in rows.windows.items()}
-        return await self._predict(intervals, rows.counts[at], windows)
+        series = np.array([candidate.series for candidate in candidates], dtype=np.int64)
+        counts = rows.counts[[candidate.row for candidate in candidates]]
+        windows = {name: self._store.windows(name, series, counts) for name in self._sets}
+        return await self._predict(intervals, counts, windows)
 
     async def _forecast_one(
-        self, interval: str, count: int, windows: Windows
+        self, interval: str, count: int, windows: dict[str, Windows]
     ) -> Forecast | Unheard:
         return (await self._predict([interval], np.array([count]), windows))[0]
 
     async def _predict(
-        self, intervals: Sequence[str], counts: NDArray[np.int64], windows: Windows
+        self, intervals: Sequence[str], counts: NDArray[np.int64], windows: dict[str, Windows]
     ) -> list[Forecast | Unheard]:
         """Ask every agent for the rows that it can answer, then combine row by row."""
         votes: list[list[tuple[Agent, float]]] = [[] for _ in intervals]
@@ -324,7 +334,7 @@ class Engine:
                     abstained[i].append(Abstention(agent.name, reason))
                 else:
                     able.append(i)
-            requests.append(Request(agent, windows[agent.feature_set.name][able]))
+            requests.append(Request(agent, windows[agent.feature_set.name].take(able)))
             asked.append(able)
         answers = await self._predictor.predict(requests)
         for request, able, answer in zip(requests, asked, answers, strict=True):
@@ -369,8 +379,24 @@ class Engine:
         )
 
 
+def _parts(admitted: Sequence[_Admitted]) -> Iterator[list[_Admitted]]:
+    """Bars in order, cut so that after the last of a part the first's window is still there."""
+    part: list[_Admitted] = []
+    bars = Counter[int]()
+    for one in admitted:
+        if bars[one.series] == DEPTH:
+            yield part
+            part, bars = [], Counter()
+        bars[one.series] += 1
+        part.append(one)
+    if part:
+        yield part
+
+
 def _unable(agent: Agent, interval: str, count: int) -> Abstained | None:
     """Why an agent cannot be asked about a bar at all."""
+    if agent.unavailable:
+        return Abstained.UNAVAILABLE
     if agent.interval != interval:
         return Abstained.OTHER_INTERVAL
     if count < agent.feature_set.window_ready_at:

@@ -48,6 +48,7 @@ class Reason(StrEnum):
 class Abstained(StrEnum):
     """Why an agent gives no prediction for a bar."""
 
+    UNAVAILABLE = "unavailable"
     WARMING_UP = "warming_up"
     OTHER_INTERVAL = "other_interval"
     DEADLINE = "deadline"
@@ -56,7 +57,9 @@ class Abstained(StrEnum):
 
 
 # Abstentions that say that an agent does not work; the others that it was not to be asked.
-FAILURES = frozenset({Abstained.DEADLINE, Abstained.NON_FINITE, Abstained.ERROR})
+FAILURES = frozenset(
+    {Abstained.UNAVAILABLE, Abstained.DEADLINE, Abstained.NON_FINITE, Abstained.ERROR}
+)
 
 
 class Refused(ValueError):  # noqa: N818 (what happened, as the glossary has it)

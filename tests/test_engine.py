@@ -24,6 +24,7 @@ from quantum_ai_engine.engine import Engine, Identity, Round
 from quantum_ai_engine.events import Abstained, Bar, Forecast, Reason, Signal, Stance
 from quantum_ai_engine.features.schema import KERNEL_HASH, SETS
 from quantum_ai_engine.features.sessions import Calendars
+from quantum_ai_engine.features.store import DEPTH
 from quantum_ai_engine.market.table import BarTable
 
 Floats = NDArray[np.float64]
@@ -37,6 +38,7 @@ class Momentum:
 
     bundle, horizon_bars, interval, clamped = "0" * 12, 5, "1m", 0
     feature_set = SETS["gru9"]
+    unavailable: str | None = None
 
     def __init__(self, name: str = "momentum", slope: float = 1000.0) -> None:
         self.name = name
@@ -72,6 +74,9 @@ def start() -> Iterator[Start]:
         pool = AgentPool(agents, WORKERS, 60.0, lambda *_: None, lambda *_: None)
         pools.append(pool)
         asyncio.run(pool.start())
+        for agent in agents:
+            if isinstance(agent, Momentum):
+                agent.seen.clear()  # what the pool measured it by
         return pool
 
     yield started
@@ -240,6 +245,20 @@ def test_without_a_vote_there_is_no_signal(start: Start) -> None:
     assert reasons["lost", Abstained.NON_FINITE] == 101 - ready_at
 
 
+def test_an_unavailable_agent_is_named_and_never_asked(start: Start) -> None:
+    """L02: an agent whose library is missing abstains from every bar, in every signal."""
+    missing = Momentum("missing")
+    missing.unavailable = "torch is not installed"
+    done = process(engine_of(start(Momentum(), missing)), walk(100))
+    assert done.signals
+    for signal in done.signals:
+        assert [(a.agent, a.reason) for a in signal.abstained] == [
+            ("missing", Abstained.UNAVAILABLE)
+        ]
+        assert signal.effective_votes == 1.0
+    assert missing.seen == []
+
+
 def test_no_agent_sees_a_row_that_is_not_ready(start: Start) -> None:
     """L13: until its window is whole an agent abstains; then every value it sees is finite."""
     agent = Momentum()
@@ -390,12 +409,18 @@ def test_too_few_bars_are_no_forecast(real: AgentPool) -> None:
 
 
 def test_stages_are_entered_in_order(start: Start) -> None:
-    """Whoever measures sees features, predict and decide, once each per batch."""
+    """Whoever measures sees order once per batch, then the other stages once per part."""
     entered: list[str] = []
 
     def stage(name: str) -> AbstractContextManager[None]:
         entered.append(name)
         return nullcontext()
 
-    asyncio.run(engine_of(start(Momentum())).process(walk(3), None, stage))
-    assert entered == ["features", "predict", "decide"]
+    part = ["features", "predict", "decide"]
+    engine = engine_of(start(Momentum()))
+    bars = walk(3 + DEPTH + 1)
+    asyncio.run(engine.process(bars[:3], None, stage))
+    assert entered == ["order", *part]
+    entered.clear()
+    asyncio.run(engine.process(bars[3:], None, stage))  # more of one series than windows stay for
+    assert entered == ["order", *part, *part]

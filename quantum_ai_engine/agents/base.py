@@ -34,6 +34,10 @@ class Agent(Protocol):
         """The interval of the bars it was trained on; it abstains from all others."""
 
     @property
+    def unavailable(self) -> str | None:
+        """Why it can answer nothing on this machine and abstains from all; None when it can."""
+
+    @property
     def clamped(self) -> int:
         """How many input values were clamped so far."""
 

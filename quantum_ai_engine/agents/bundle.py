@@ -1,136 +1,31 @@
 """Bundles: a model, its normaliser, calibration, schema and golden pair, whole or not at all."""
 
 import hashlib
+import json
 import os
 import shutil
+import stat
 import tempfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from quantum_ai_engine.agents.normaliser import Normaliser
+from quantum_ai_engine.agents.manifest import BUNDLE_SCHEMA, Manifest
 from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.features.schema import FeatureSet, SchemaError, feature_set
 
-BUNDLE_SCHEMA = 1
 MANIFEST = "manifest.json"
 GOLDEN_TOLERANCE = 1e-5  # another processor may round float32 otherwise; more is another model
-
-Probability = Annotated[float, Meta(ge=0, le=1)]
+LARGEST_MANIFEST = 16 << 20  # bytes; golden windows of the widest set take half a million
+LARGEST_FILE = 1 << 30  # bytes; the payload is read as a whole
+LARGEST_NUMBER = 1e30  # of statistics and golden windows: within it no sum overflows
 
 
 class BundleError(ValueError):
     """A bundle that must not serve: one sentence that names the bundle and what is wrong."""
-
-
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of the manifest; unknown fields are refused."""
-
-
-class Calibration(_Part, frozen=True):
-    """Platt scaling: P(up) = sigmoid(slope · logit + intercept) (Platt 1999)."""
-
-    slope: float
-    intercept: float
-
-    def apply(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Probabilities of raw logits.
-
-        >>> Calibration(1.0, 0.0).apply(np.array([0.0, -800.0]))
-        array([0.5, 0. ])
-        """
-        z = self.slope * logits + self.intercept
-        # Both branches take exp of a non-positive number: no overflow for any finite logit.
-        small = np.exp(-np.abs(z))
-        return np.where(z >= 0.0, 1.0, small) / (1.0 + small)
-
-
-class Target(_Part, frozen=True):
-    """What the probability is of; moves of at most `dead_zone` in |ln| were masked in training."""
-
-    definition: str
-    dead_zone: float
-
-
-class Span(_Part, frozen=True):
-    """A chronological span of training data: first and last close time and labelled windows."""
-
-    from_ms: int
-    to_ms: int
-    samples: int
-
-
-class Spans(_Part, frozen=True):
-    """How the data was split, with `embargo_bars` left out between neighbours."""
-
-    train: Span
-    validation: Span
-    test: Span
-    embargo_bars: int
-    symbols: tuple[str, ...]
-    data_sha256: str
-
-
-class ReliabilityBin(_Part, frozen=True):
-    """Held-out forecasts between two probabilities: how many, their mean, the share that rose."""
-
-    low: float
-    high: float
-    count: int
-    mean_probability: float
-    rose: float
-
-
-class HeldOut(_Part, frozen=True):
-    """Scores on the test span.
-
-    `paired` is the mean of (p − y)² − (base rate − y)²; below 0 is skill.
-
-    `paired_stderr` is robust to overlapping horizons (Newey and West 1987).
-    """
-
-    samples: int
-    brier: float
-    brier_base_rate: float
-    bias: float
-    paired: float
-    paired_stderr: float
-    reliability: tuple[ReliabilityBin, ...]
-
-
-class Golden(_Part, frozen=True):
-    """Raw windows [n, window, columns] and the probabilities [n] that they must give."""
-
-    windows: tuple[tuple[tuple[float, ...], ...], ...]
-    probabilities: tuple[Probability, ...]
-
-
-class Manifest(_Part, frozen=True):
-    """All that is needed to serve a model and to judge it; the contract of a bundle."""
-
-    bundle_schema: int
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")]
-    kind: str
-    feature_set: str
-    columns: tuple[str, ...]
-    schema_hash: str
-    window: int
-    horizon_bars: Annotated[int, Meta(ge=1)]
-    interval: str
-    output: Literal["logit"]
-    calibration: Calibration
-    base_rate: Probability
-    target: Target
-    normaliser: Normaliser
-    spans: Spans
-    held_out: HeldOut
-    libraries: dict[str, str]
-    golden: Golden
-    files: dict[str, str]
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -143,6 +38,21 @@ class Bundle(msgspec.Struct, frozen=True):
     @property
     def feature_set(self) -> FeatureSet:
         return feature_set(self.manifest.feature_set)
+
+    def read(self, name: str) -> bytes:
+        """A file of the payload: the very bytes that were verified. Raises `BundleError`.
+
+        A payload is loaded from these bytes, never from its path, which may have changed since.
+        """
+        if name not in self.manifest.files:
+            raise BundleError(f"bundle {self.path}: the manifest lists no {name}; export it again")
+        data = _read(self.path, name, LARGEST_FILE)
+        if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
+            raise BundleError(
+                f"bundle {self.path}: {name} ({len(data)} bytes) does not have the SHA-256 of the "
+                "manifest"
+            )
+        return data
 
     def golden(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Golden windows [n, window, columns] and probabilities [n]."""
@@ -162,14 +72,13 @@ class Bundle(msgspec.Struct, frozen=True):
 
 def read_bundle(path: Path) -> Bundle:
     """Verify everything but the model's own answers. Raises `BundleError`."""
-    try:
-        text = (path / MANIFEST).read_bytes()
-    except OSError as error:
-        raise BundleError(f"bundle {path}: cannot read {MANIFEST}: {error.strerror}") from error
+    text = _read(path, MANIFEST, LARGEST_MANIFEST)
     try:
         manifest = msgspec.json.decode(text, type=Manifest)
-    except msgspec.DecodeError as error:
-        raise BundleError(f"bundle {path}: {MANIFEST}: {str(error).lower()}") from error
+        json.loads(text, object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    except ValueError as error:  # of either reader: no JSON, no UTF-8, a field amiss
+        reason = printable(str(error).lower())
+        raise BundleError(f"bundle {path}: {MANIFEST}: {reason}") from error
     bundle = Bundle(manifest, path, hashlib.sha256(text).hexdigest()[:12])
     _check_files(bundle)
     _check_schema(bundle)
@@ -192,7 +101,9 @@ def write_bundle(directory: Path, manifest: Manifest, files: dict[str, bytes]) -
             _write_durably(temporary / name, data)
         temporary.chmod(0o755)
         read_bundle(temporary)  # what would be refused must not appear under its name
+        _sync(temporary)
         temporary.rename(target)
+        _sync(directory)  # else the name may be gone after a power cut
     except BaseException:
         shutil.rmtree(temporary)
         raise
@@ -214,6 +125,53 @@ def bundle_paths(directory: Path) -> list[Path]:
     return paths
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)  # readers differ in which of two they take
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"field `{twice}` is given twice")
+    return fields
+
+
+def printable(text: str) -> str:
+    """One line that a terminal shows as it is, whatever was in it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _read(path: Path, name: str, limit: int) -> bytes:
+    """A plain file of a bundle: no link, no pipe to wait for. Raises `BundleError`."""
+    shown = printable(name)
+    if (path / name).is_symlink():
+        raise BundleError(f"bundle {path}: {shown} is a link; put the file itself there")
+    try:
+        with open(path / name, "rb", opener=_opener) as file:
+            state = os.fstat(file.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise BundleError(f"bundle {path}: {shown} is not a file")
+            if state.st_size > limit:
+                raise BundleError(
+                    f"bundle {path}: {shown} has {state.st_size} bytes, more than the {limit} "
+                    "that are read"
+                )
+            return file.read(state.st_size)
+    except OSError as error:
+        raise BundleError(f"bundle {path}: cannot read {shown}: {error.strerror}") from error
+
+
+def _opener(name: str, flags: int) -> int:
+    """Opens neither a link nor, waiting for ever, a pipe that took the file's place meanwhile."""
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _write_durably(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
@@ -230,19 +188,13 @@ def _check_files(bundle: Bundle) -> None:
             f"{BUNDLE_SCHEMA} that this engine reads; train it again"
         )
     if missing := listed.keys() - present:
-        raise BundleError(f"bundle {path}: the manifest lists {min(missing)}, which is missing")
+        name = printable(min(missing))
+        raise BundleError(f"bundle {path}: the manifest lists {name}, which is missing")
     if unlisted := present - listed.keys():
-        raise BundleError(f"bundle {path}: {min(unlisted)} is not in the manifest; remove it")
-    for name, expected in listed.items():
-        try:
-            actual = hashlib.sha256((path / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise BundleError(f"bundle {path}: cannot read {name}: {error.strerror}") from error
-        if actual != expected:
-            size = (path / name).stat().st_size
-            raise BundleError(
-                f"bundle {path}: {name} ({size} bytes) does not have the SHA-256 of the manifest"
-            )
+        name = printable(min(unlisted))
+        raise BundleError(f"bundle {path}: {name} is not in the manifest; remove it")
+    for name in listed:
+        bundle.read(name)
 
 
 def _check_schema(bundle: Bundle) -> None:
@@ -251,7 +203,7 @@ def _check_schema(bundle: Bundle) -> None:
         known = bundle.feature_set
         known.check(manifest.columns, manifest.schema_hash)
     except SchemaError as error:
-        raise BundleError(f"bundle {bundle.path}: {error}") from error
+        raise BundleError(f"bundle {bundle.path}: {printable(str(error))}") from error
     if manifest.window != known.window:
         raise BundleError(
             f"bundle {bundle.path}: window {manifest.window} is not the {known.window} rows of "
@@ -259,9 +211,10 @@ def _check_schema(bundle: Bundle) -> None:
         )
     if manifest.interval not in INTERVAL_MS:
         raise BundleError(f"bundle {bundle.path}: unknown interval {manifest.interval!r}")
-    if len(manifest.normaliser.mean) != len(known.columns):
+    statistics = manifest.normaliser.mean if manifest.normaliser else known.columns
+    if len(statistics) != len(known.columns):
         raise BundleError(
-            f"bundle {bundle.path}: the normaliser has {len(manifest.normaliser.mean)} columns, "
+            f"bundle {bundle.path}: the normaliser has {len(statistics)} columns, "
             f"{known.name} has {len(known.columns)}"
         )
     try:
@@ -270,3 +223,16 @@ def _check_schema(bundle: Bundle) -> None:
         raise BundleError(f"bundle {bundle.path}: the golden windows differ in shape") from error
     if windows.shape != (len(probabilities), known.window, len(known.columns)):
         raise BundleError(f"bundle {bundle.path}: the golden input has shape {windows.shape}")
+    _check_numbers(bundle, windows)
+
+
+def _check_numbers(bundle: Bundle, windows: NDArray[np.float64]) -> None:
+    """Refuse numbers, finite as they are, of which a sum or quotient is not."""
+    normaliser = bundle.manifest.normaliser
+    statistics = [*normaliser.mean, *normaliser.scale, normaliser.clamp] if normaliser else []
+    largest = max(np.abs(windows).max(), np.abs([0.0, *statistics]).max())
+    if largest > LARGEST_NUMBER or (normaliser and min(normaliser.scale) < 1.0 / LARGEST_NUMBER):
+        raise BundleError(
+            f"bundle {bundle.path}: a statistic or golden value is beyond {LARGEST_NUMBER:g}, or "
+            f"a scale is below {1.0 / LARGEST_NUMBER:g}"
+        )

@@ -4,6 +4,7 @@ import asyncio
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.base import LARGEST_BATCH, Agent
+from quantum_ai_engine.agents.plan import Plan, Planner
 from quantum_ai_engine.events import Abstained
+from quantum_ai_engine.features.store import Windows
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Windows [n, window, columns] for one agent."""
+    """Windows for one agent to answer."""
 
     agent: Agent
-    windows: NDArray[np.float64]
+    windows: Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +37,10 @@ class Answer:
 class AgentPool:
     """Runs agents side by side in `workers` threads.
 
-    A round's work is queued in the agents' declared order. What is not done by the deadline is
-    abandoned: the rows abstain, waiting work is dropped and a late result goes nowhere. So the
-    agents declared last are shed first.
+    Before a round, a planner says by what batches have cost so far which agents would be late:
+    they are shed whole, and abstain. The others are queued in their declared order. What is not
+    done by the deadline all the same is abandoned: the rows abstain, waiting work is dropped and
+    a late result goes nowhere.
 
     `observe(agent name, seconds)` is called in a worker for each finished batch, `report(agent
     name, error)` for each that raised.
@@ -57,9 +61,14 @@ class AgentPool:
         self._report = report
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="agent")
         self._running: dict[int, float] = {}
+        self._planner = Planner()
+        self._timings: deque[tuple[str, int, float]] = deque()  # of batches, from the workers
 
     async def start(self) -> None:
-        """Warm every agent up in every worker thread. Raises what `warm_up` raises."""
+        """Warm every agent up in every worker thread, and measure the smallest and largest batch.
+
+        Raises what `warm_up` raises.
+        """
         barrier = threading.Barrier(self.workers)
         loop = asyncio.get_running_loop()
         # The barrier holds each worker until all have one job, so that each thread gets one.
@@ -69,6 +78,10 @@ class AgentPool:
                 for _ in range(self.workers)
             )
         )
+        for agent in self.agents:
+            if not agent.unavailable:
+                await self._time(agent, 1)
+                await self._time(agent, LARGEST_BATCH)
 
     def close(self) -> None:
         """Drop what waits and let the threads end after their current work."""
@@ -85,39 +98,58 @@ class AgentPool:
 
     async def probe(self) -> None:
         """One real batch through a real worker."""
-        agent = self.agents[0]
-        window = np.zeros((1, agent.feature_set.window, len(agent.feature_set.columns)))
-        await asyncio.wrap_future(self._executor.submit(self._run, agent, window))
+        await self._time(next(agent for agent in self.agents if not agent.unavailable), 1)
+
+    async def _time(self, agent: Agent, rows: int) -> None:
+        """One batch of zeros, through a worker; an agent that raises is reported."""
+        windows = np.zeros((rows, agent.feature_set.window, len(agent.feature_set.columns)))
+        job = asyncio.wrap_future(self._executor.submit(self._run, agent, Windows.of(windows)))
+        await asyncio.wait([job])
+        if error := job.exception():
+            self._report(agent.name, error)
 
     async def predict(self, requests: Sequence[Request]) -> list[Answer]:
         """One answer per request, in order, by the deadline."""
+        plan = self._plan(requests)
         jobs = [
-            (i, start, self._submit(request, start))
-            for i, request in enumerate(requests)
-            for start in range(0, len(request.windows), LARGEST_BATCH)
+            (i, start, self._submit(requests[i], start))
+            for i in plan.run
+            for start in range(0, len(requests[i].windows), LARGEST_BATCH)
         ]
+        probes = [self._submit(requests[i], 0) for i in plan.probed]  # measured, not listened to
         if jobs:
             await _until(self._deadline_s, [asyncio.wrap_future(job) for _, _, job in jobs])
-        for _, _, job in jobs:
+        for job in (*(job for _, _, job in jobs), *probes):
             job.cancel()  # what waits is dropped at once, not only when the loop turns
         parts: list[list[Answer]] = [[] for _ in requests]
         for i, start, job in jobs:
             rows = min(LARGEST_BATCH, len(requests[i].windows) - start)
             parts[i].append(self._collect(requests[i].agent.name, job, rows))
+        for i in {*range(len(requests))}.difference(plan.run):
+            parts[i] = [_abstained(Abstained.DEADLINE, len(requests[i].windows))]
         return [_joined(part) for part in parts]
 
+    def _plan(self, requests: Sequence[Request]) -> Plan:
+        """Learn what batches have cost since the last round, then say who is run in this one."""
+        while self._timings:
+            self._planner.learn(*self._timings.popleft())
+        demands = [(request.agent.name, len(request.windows)) for request in requests]
+        return self._planner.admit(demands, self.workers, self._deadline_s)
+
     def _submit(self, request: Request, start: int) -> Future[NDArray[np.float64]]:
-        chunk = request.windows[start : start + LARGEST_BATCH]
+        chunk = request.windows.take(slice(start, start + LARGEST_BATCH))
         return self._executor.submit(self._run, request.agent, chunk)
 
-    def _run(self, agent: Agent, windows: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _run(self, agent: Agent, windows: Windows) -> NDArray[np.float64]:
         thread, started = threading.get_ident(), time.monotonic()
         self._running[thread] = started
         try:
-            return agent.predict(windows)
+            return agent.predict(windows.array())
         finally:
+            seconds = time.monotonic() - started
             del self._running[thread]
-            self._observe(agent.name, time.monotonic() - started)
+            self._timings.append((agent.name, len(windows), seconds))
+            self._observe(agent.name, seconds)
 
     def _collect(self, name: str, job: Future[NDArray[np.float64]], rows: int) -> Answer:
         if job.cancelled() or not job.done():
@@ -144,7 +176,12 @@ def worker_count(budget_cores: float, cores: int) -> int:
     >>> worker_count(3.5, 4), worker_count(3.5, 2), worker_count(3.5, 1)
     (3, 1, 1)
     """
-    return max(1, math.floor(min(budget_cores, cores - 0.5)))
+    return max(1, math.floor(budget(budget_cores, cores)))
+
+
+def budget(budget_cores: float, cores: int) -> float:
+    """The cores that the process may use: never the last half of a core of the machine."""
+    return min(budget_cores, cores - 0.5)
 
 
 async def _until(deadline_s: float, jobs: Sequence["asyncio.Future[NDArray[np.float64]]"]) -> None:

@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import os
 import signal
-import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator
 
 import structlog
 from aiohttp import web
 
+from quantum_ai_engine.agents.budget import CpuBudget, bound_loaded
 from quantum_ai_engine.agents.bundle import BundleError
+from quantum_ai_engine.agents.bundled import BundledAgent
 from quantum_ai_engine.agents.load import load_agents
-from quantum_ai_engine.agents.pool import AgentPool, worker_count
+from quantum_ai_engine.agents.pool import AgentPool, budget, worker_count
 from quantum_ai_engine.config import ConfigError, Loaded, Settings, bundle_dir, redis_dir
 from quantum_ai_engine.daemon import http, pulse
 from quantum_ai_engine.daemon.build import build_id, version
@@ -47,14 +48,22 @@ class Daemon:
         build = build_id()
         self.metrics = Metrics(version(), build, loaded.config_hash)
         try:
-            agents = load_agents(bundle_dir(settings), settings.agents.order)
+            agents = load_agents(
+                bundle_dir(settings), settings.agents.order, settings.sessions.by_symbol()
+            )
         except BundleError as error:
             raise ConfigError(str(error)) from error
+        bound_loaded()
         self.status = Status.of(agents)
+        cores, deadline_s = len(os.sched_getaffinity(0)), settings.agents.deadline_ms / 1000
+        workers = worker_count(settings.agents.budget_cores, cores)
+        self._budget = CpuBudget(
+            budget(settings.agents.budget_cores, cores), workers, cores, deadline_s
+        )
         self.pool = AgentPool(
             agents,
-            worker_count(settings.agents.budget_cores, len(os.sched_getaffinity(0))),
-            settings.agents.deadline_ms / 1000,
+            workers,
+            deadline_s,
             lambda name, seconds: self.metrics.inference.labels(name).observe(seconds),
             _report_agent,
         )
@@ -101,8 +110,9 @@ class Daemon:
         log.info("Stopped", event_name="stopped", signals=self.status.signals)
 
     def _rounds(self, client: Client) -> Rounds:
-        owner = uuid.uuid4().hex
-        return Rounds(self.settings, client, owner, self._make_engine, self.status, self.metrics)
+        return Rounds(
+            self.settings, client, self._make_engine, self._budget, self.status, self.metrics
+        )
 
     def _make_engine(self) -> Engine:
         settings = self.settings
@@ -112,7 +122,7 @@ class Daemon:
         """What runs beside the rounds; the death of any of it ends the daemon."""
         assert self.rounds is not None
         settings = self.settings
-        yield pulse.measure_loop(self.status, self.metrics)
+        yield pulse.measure_process(self.status, self.metrics, self._budget)
         yield pulse.Heart(
             client, self.rounds.feed, settings.redis, self.status, self.metrics, self.notifier
         ).run()
@@ -124,6 +134,20 @@ class Daemon:
             yield bridge(client, Keys.of(settings.redis), self.metrics.bridged.inc)
 
     def _say_ready(self, url: str) -> None:
+        for agent in self.pool.agents:
+            if agent.unavailable:
+                log.warning(
+                    f"Agent {agent.name} abstains from every bar: {agent.unavailable}",
+                    event_name="agent_unavailable",
+                    agent=agent.name,
+                )
+            if isinstance(agent, BundledAgent) and (others := agent.other_versions):
+                log.warning(
+                    f"Agent {agent.name} was trained with other versions; its golden pair came out",
+                    event_name="agent_other_versions",
+                    agent=agent.name,
+                    versions="; ".join(others),
+                )
         self.notifier.ready()
         self.ready.set()
         log.info(

@@ -40,7 +40,9 @@ class Metrics:
             buckets=_LATENCY_S,
             registry=registry,
         )
-        self.stages = _histogram(registry, "stage", "One stage of one round", "stage")
+        self.stages = _histogram(
+            registry, "stage", "One stage of a round or of a part of it", "stage"
+        )
         self.inference = _histogram(registry, "inference", "One batch of one agent", "agent")
         self.abstentions = counter("abstentions", "Abstentions", "agent", "reason")
         self.effective_votes = gauge("effective_votes", "Effective votes of the last bar")
@@ -52,6 +54,7 @@ class Metrics:
         self.loop_lag = gauge("event_loop_lag_seconds", "Delay of the event loop, last measured")
         self.lag = gauge("lag_seconds", "How far the position is behind the newest entry")
         self.busy_workers = gauge("pool_busy_workers", "Agent threads at work")
+        self.rested = counter("rest_seconds", "Rounds put off so that the CPU budget is kept")
         self.clamped = gauge("clamped_values", "Inputs clamped so far", "agent")
         self.conflicts = counter("commit_conflicts", "Commits refused by the script")
         self.dead = counter("dead_letters", "Refused entries", "reason")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from quantum_ai_engine.agents.budget import CpuBudget
 from quantum_ai_engine.agents.pool import AgentPool
 from quantum_ai_engine.config import RedisSettings
 from quantum_ai_engine.daemon.client import Client, Unreachable
@@ -17,13 +18,17 @@ from quantum_ai_engine.daemon.notify import Notifier
 from quantum_ai_engine.daemon.status import Status
 
 PERIOD_S = 1.0
+MEASURE_S = 0.25
 EXPIRY_S = 10  # a heartbeat older than this is gone: a stalled engine is visible to everybody
 TRIM_EVERY_S = 60.0
 
 
-async def measure_loop(status: Status, metrics: Metrics, period_s: float = PERIOD_S) -> None:
-    """Keep saying by how much the event loop is late."""
+async def measure_process(
+    status: Status, metrics: Metrics, budget: CpuBudget, period_s: float = MEASURE_S
+) -> None:
+    """Keep saying by how much the event loop is late and what CPU time has been used."""
     while True:
+        budget.update(time.monotonic(), time.process_time())
         due = time.monotonic() + period_s
         await asyncio.sleep(period_s)
         status.loop_lag_s = max(0.0, time.monotonic() - due)

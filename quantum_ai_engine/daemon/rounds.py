@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import structlog
 from redis.exceptions import AuthenticationError
 
+from quantum_ai_engine.agents.budget import CpuBudget
 from quantum_ai_engine.config import ConfigError, Settings
 from quantum_ai_engine.daemon.client import Client, Unreachable, backoff, check_server
 from quantum_ai_engine.daemon.commit import Conflict, DeadLetter, Ledger, cut_text
@@ -21,6 +23,7 @@ from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import Signal, Stance
 
 LEARN_CHUNK = 1000
+REST_PART_S = 1.0
 
 log = structlog.get_logger()
 
@@ -38,7 +41,7 @@ class Stopwatch:
         started = time.perf_counter()
         yield
         seconds = time.perf_counter() - started
-        self.us[stage] = round(seconds * 1e6)
+        self.us[stage] = self.us.get(stage, 0) + round(seconds * 1e6)
         self._metrics.stages.labels(stage).observe(seconds)
 
     def seconds(self) -> float:
@@ -58,8 +61,8 @@ class Rounds:
         self,
         settings: Settings,
         client: Client,
-        owner: str,
         make_engine: Callable[[], Engine],
+        budget: CpuBudget,
         status: Status,
         metrics: Metrics,
     ) -> None:
@@ -71,8 +74,9 @@ class Rounds:
         )
         self._settings = settings
         self._client = client
-        self._ledger = Ledger(client, keys, owner)
+        self._ledger = Ledger(client, keys, uuid.uuid4().hex)
         self._make_engine = make_engine
+        self._budget = budget
         self._status = status
         self._metrics = metrics
         self._stances: dict[tuple[str, str], Stance] = {}
@@ -84,6 +88,7 @@ class Rounds:
             try:
                 await self._reload()
                 while not stop.is_set():
+                    await self._rest(stop)
                     if entries := await self._read(stop):
                         await self._round(entries)
                     self._status.turns += 1
@@ -147,6 +152,18 @@ class Rounds:
             self._status.last_close_time = newest
             self._metrics.last_close.set(newest / 1000)
 
+    async def _rest(self, stop: asyncio.Event) -> None:
+        """Put the next round off for as long as it could break the CPU budget; or until `stop`."""
+        while not stop.is_set():
+            wait_s = self._budget.wait_s(time.monotonic(), time.process_time())
+            if wait_s == 0.0:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s, REST_PART_S)):
+                    await stop.wait()
+            self._metrics.rested.inc(min(wait_s, REST_PART_S))
+            self._status.turns += 1
+
     async def _read(self, stop: asyncio.Event) -> list[Entry]:
         """The next batch; nothing when `stop` comes first."""
         assert self.position is not None
@@ -170,6 +187,7 @@ class Rounds:
         signals = [msgspec.structs.replace(s, latency_us=watch.us) for s in done.signals]
         with watch("commit"):
             await self._commit(entries[-1][0].decode(), signals, dead)
+        self._budget.took(watch.seconds())
         self._metrics.update(done, dead, watch.seconds())
         self._status.update(done, len(dead))
         self._note_newest()

@@ -60,7 +60,12 @@ class Status:
 
     @classmethod
     def of(cls, agents: Sequence[Agent]) -> "Status":
-        return cls({agent.name: AgentStatus() for agent in agents})
+        return cls(
+            {
+                agent.name: AgentStatus(reason=Abstained.UNAVAILABLE if agent.unavailable else None)
+                for agent in agents
+            }
+        )
 
     @property
     def seen(self) -> int:

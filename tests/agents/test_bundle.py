@@ -13,12 +13,12 @@ import pytest
 from quantum_ai_engine.agents.bundle import (
     Bundle,
     BundleError,
-    Manifest,
     bundle_paths,
     read_bundle,
     write_bundle,
 )
 from quantum_ai_engine.agents.load import load_agent
+from quantum_ai_engine.agents.manifest import Manifest
 from quantum_ai_engine.events import INTERVAL_MS
 
 Edit = Callable[[dict[str, Any]], object]
@@ -119,9 +119,13 @@ def test_a_missing_manifest_is_refused(whole: Path) -> None:
         (lambda m: m.update(horizon_bars=0), "$.horizon_bars"),
         (lambda m: m.update(output="probability"), "$.output"),
         (lambda m: m.update(base_rate=1.5), "$.base_rate"),
-        (lambda m: m.update(bundle_schema=2), "bundle schema 2 is not the 1"),
+        (lambda m: m.update(bundle_schema=1), "bundle schema 1 is not the 2"),
         (lambda m: m.update(interval="7m"), "unknown interval '7m'"),
-        (lambda m: m["calibration"].update(slope=None), "$.calibration.slope"),
+        (lambda m: m["calibration"].update(up=None), "$.calibration.up"),
+        (lambda m: m["calibration"].update(up=1e300), "$.calibration.up"),
+        (lambda m: m.update(name="gru\n"), "$.name"),
+        (lambda m: m.update(horizon_bars=10**9), "$.horizon_bars"),
+        (lambda m: m["normaliser"]["mean"].__setitem__(0, 1e300), "a statistic or golden value"),
         (lambda m: m["golden"].update(probabilities=[1.5, 0.5]), "$.golden.probabilities"),
         (lambda m: m["golden"].update(windows=[]), "the golden input has shape (0,)"),
         (lambda m: m["golden"]["windows"].pop(), "the golden input has shape (1, 32, 9)"),
@@ -222,6 +226,25 @@ def test_writing_what_was_read_gives_the_same_digest(whole: Path, tmp_path: Path
     assert first.digest == second.digest == bundle.digest
     assert first.manifest == bundle.manifest
     assert {p.name for p in first.path.iterdir()} == {"manifest.json", "model.pt"}
+
+
+def test_a_bundle_is_on_the_disk_before_and_after_it_has_its_name(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L24: files, then their directory, then the rename: a power cut leaves no torn bundle."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_bundle(tmp_path / "to", *parts(read_bundle(whole)))
+    *files, inside, outside = synced
+    assert sorted(files) == ["manifest.json", "model.pt"]
+    assert inside.startswith(".gru-")
+    assert outside == "to"
 
 
 def test_an_existing_target_is_refused(whole: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from quantum_ai_engine.agents.normaliser import Normaliser
+from quantum_ai_engine.agents.normaliser import Normaliser, Standardiser, _one_pass
 
 MEAN, SCALE, CLAMP = (0.5, -2.0, 100.0), (0.25, 4.0, 10.0), 3.0
 values = st.floats(-1e6, 1e6)
@@ -114,6 +114,47 @@ def test_windows_of_other_columns_are_refused(normaliser: Normaliser) -> None:
         normaliser.apply(np.zeros((2, 4, 1)))
     with pytest.raises(ValueError, match=r"\w"):
         Normaliser((0.0,), (1.0,), 3.0).apply(np.zeros((2, 4, 3)))
+
+
+@given(any_windows)
+def test_writing_into_an_array_is_the_same(windows: np.ndarray) -> None:
+    """L17: the one pass of serving gives the bits of `apply`, and touches nothing beside."""
+    normaliser = Normaliser(MEAN, SCALE, CLAMP)
+    expected, clamped = normaliser.apply(windows)
+    buffer = np.full((5, *windows.shape[1:]), 7.0, dtype=np.float32)
+    assert Standardiser(normaliser).into(windows, buffer[:2]) == clamped
+    assert buffer[:2].tobytes() == expected.tobytes()
+    assert (buffer[2:] == 7.0).all()
+
+
+@given(arrays.arrays(np.float64, (6, 3), elements=st.floats(allow_nan=True)))
+def test_the_compiled_pass_is_its_source(rows: np.ndarray) -> None:
+    """L11: compiled or run by Python, the pass gives the same bits and the same count."""
+    mean, scale = np.array(MEAN), np.array(SCALE)
+    expected = np.empty((6, 3), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        counted = _one_pass(rows, mean, scale, CLAMP, expected)
+    normal, clamped = Normaliser(MEAN, SCALE, CLAMP).apply(rows)
+    np.testing.assert_array_equal(normal, expected)
+    assert clamped == counted
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1), slice(None, None, 2)])
+def test_any_view_of_windows_is_read(normaliser: Normaliser, order: slice) -> None:
+    """Turned and thinned windows, and those that may not be written, are read as what they show."""
+    windows = np.random.default_rng(0).standard_normal((6, 4, 3))
+    windows.setflags(write=False)
+    expected, _ = normaliser.apply(windows)
+    np.testing.assert_array_equal(normaliser.apply(windows[order])[0], expected[order])
+
+
+def test_an_array_that_does_not_fit_is_refused(normaliser: Normaliser) -> None:
+    """L12: nothing is written beyond an array, nor into a copy of it."""
+    standard, windows = Standardiser(normaliser), np.zeros((2, 4, 3))
+    with pytest.raises(ValueError, match="do not fit"):
+        standard.into(windows, np.zeros((1, 4, 3), dtype=np.float32))
+    with pytest.raises(ValueError, match="do not fit"):
+        standard.into(windows, np.zeros((4, 4, 3), dtype=np.float32)[::2])
 
 
 def test_a_manifest_gives_the_normaliser_back(normaliser: Normaliser) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from quantum_ai_engine.agents.bundle import BundleError
 from quantum_ai_engine.agents.pool import AgentPool, Request
 from quantum_ai_engine.events import Abstained
 from quantum_ai_engine.features.schema import FeatureSet
+from quantum_ai_engine.features.store import Windows
 
 Floats = NDArray[np.float64]
 PATIENCE_S = 10.0
@@ -22,6 +24,7 @@ class Reader:
     """An agent whose probability is the first value of its window."""
 
     bundle, horizon_bars, interval, clamped = "0" * 12, 5, "1m", 0
+    unavailable: str | None = None
     feature_set = FeatureSet("two", ("ret_1", "high_low"), window=4)
 
     def __init__(self, name: str, think: Callable[[], object] = lambda: None) -> None:
@@ -94,11 +97,11 @@ def fail() -> None:
     raise ZeroDivisionError("broken")
 
 
-def windows(*first: float) -> Floats:
+def windows(*first: float) -> Windows:
     """Windows [n, 4, 2] that begin with these values."""
     made = np.zeros((len(first), 4, 2))
     made[:, 0, 0] = first
-    return made
+    return Windows.of(made)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -221,12 +224,48 @@ async def test_each_batch_is_observed(pools: Pools) -> None:
 
 
 async def test_a_probe_is_real_work(pools: Pools) -> None:
-    """L05: a probe takes one batch through a real worker, and fails when the agent does."""
+    """L05: a probe takes one batch through a real worker; an agent that fails it is reported."""
     pool = pools.make(Reader("a"))
     await pool.probe()
     assert [name for name, _ in pools.observed] == ["a"]
-    with pytest.raises(ZeroDivisionError):
-        await pools.make(Reader("b", fail)).probe()
+    await pools.make(Reader("b", fail)).probe()
+    assert [name for name, _ in pools.reported] == ["b"]
+
+
+async def test_starting_measures_the_smallest_and_the_largest_batch(pools: Pools) -> None:
+    """L46: what batches cost is known before the first round."""
+    agent = Reader("a")
+    await pools.make(agent).start()
+    assert [rows for _, rows in agent.asked] == [1, LARGEST_BATCH]
+
+
+async def test_who_would_be_late_is_shed_before_it_is_asked(pools: Pools) -> None:
+    """L46: an agent known to be too slow abstains at once, and does not hold up the others."""
+    slow, quick = Reader("slow", lambda: time.sleep(0.2)), Reader("quick")
+    pool = pools.make(quick, slow, deadline_s=0.1)
+    await pool.start()
+    slow.asked.clear()
+    first, second = await pool.predict(
+        [Request(quick, windows(0.3)), Request(slow, windows(0.3, 0.4))]
+    )
+    assert (first.probabilities.tolist(), first.reasons) == ([0.3], (None,))
+    assert second.reasons == (Abstained.DEADLINE, Abstained.DEADLINE)
+    assert slow.asked == []
+
+
+async def test_who_was_shed_is_measured_again_and_comes_back(pools: Pools) -> None:
+    """L34: a shed agent's batches are tried now and then, so that it can return."""
+    pause = [0.2]
+    slow, quick = Reader("slow", lambda: time.sleep(pause[0])), Reader("quick")
+    pool = pools.make(quick, slow, deadline_s=0.1)
+    await pool.start()
+    pause[0] = 0.0
+    for _ in range(2_000):
+        _, answer = await pool.predict([Request(quick, windows(0.3)), Request(slow, windows(0.3))])
+        await until(lambda: pool.busy_workers == 0)
+        if answer.reasons == (None,):
+            return
+    pytest.fail("it never came back")
 
 
 async def test_a_stuck_worker_is_seen(pools: Pools) -> None:

@@ -159,7 +159,7 @@ def test_clamped_values_are_counted(agent: TorchScriptAgent, windows: Floats) ->
     """L19: each value that is cut to the clamp is counted, from all threads together."""
     wild, calm = windows[:8].copy(), np.zeros_like(windows[:8])
     wild[:, 0, :2] = 1e9
-    mean = read_bundle(agent._bundle.path).manifest.normaliser.mean
+    mean = read_bundle(agent.source.path).manifest.normaliser.mean
     calm[:] = mean
     calm[2, 5, 1] = -1e9
     before = agent.clamped
@@ -167,15 +167,25 @@ def test_clamped_values_are_counted(agent: TorchScriptAgent, windows: Floats) ->
     assert agent.clamped == before + 1
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(agent.predict, [wild] * 40))
-    single = agent._bundle.manifest.normaliser.apply(wild)[1]
+    single = agent.source.manifest.normaliser.apply(wild)[1]
     assert single >= 16
     assert agent.clamped == before + 1 + 40 * single
 
 
 def test_every_batch_shape_is_proven(agent: TorchScriptAgent) -> None:
-    """L26: the largest shape always serves, and warm-up runs each shape that does."""
-    assert LARGEST_BATCH in agent.batches
+    """L26: lone bars and the largest batch have shapes of their own, and warm-up runs each."""
+    assert agent.batches[0] == 1
+    assert agent.batches[-1] == LARGEST_BATCH
     agent.warm_up()
+
+
+def test_weights_are_packed_once_at_load(agent: TorchScriptAgent, windows: Floats) -> None:
+    """A module's weights are packed when it is loaded, never in a call."""
+    with torch.autograd.profiler.profile() as profile:
+        agent.predict(windows[:64])
+    names = {event.name for event in profile.function_events}
+    assert "mkldnn::_linear_pointwise" in names
+    assert "mkldnn::_reorder_linear_weight" not in names
 
 
 def test_shapes_that_answer_otherwise_do_not_serve(replace: Replace) -> None:
@@ -189,7 +199,8 @@ def test_the_golden_pair_is_replayed(bundles: Path, tmp_path: Path) -> None:
     """L20: a calibration that is not that of the golden pair does not warm up."""
     path = Path(shutil.copytree(bundles / "gru", tmp_path / "gru"))
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["calibration"]["slope"] *= -1.0  # the order of the classes, swapped
+    for side in ("up", "down"):
+        manifest["calibration"][side] *= -1.0  # the order of the classes, swapped
     (path / "manifest.json").write_text(json.dumps(manifest))
     agent = load_agent(read_bundle(path))
     with pytest.raises(BundleError, match="golden input gives probabilities off by"):

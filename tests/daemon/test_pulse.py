@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from quantum_ai_engine.agents.budget import CpuBudget
 from quantum_ai_engine.agents.pool import AgentPool, Request
 from quantum_ai_engine.config import RedisSettings, Settings
 from quantum_ai_engine.daemon import pulse
@@ -24,9 +25,10 @@ from quantum_ai_engine.daemon.feed import BarFeed
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier
-from quantum_ai_engine.daemon.pulse import Heart, Watchdog, measure_loop
+from quantum_ai_engine.daemon.pulse import Heart, Watchdog, measure_process
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.features.schema import SETS, FeatureSet
+from quantum_ai_engine.features.store import Windows
 from quantum_ai_engine.market.table import BarTable
 
 from .test_app import BARS, KEYS, PATIENCE_S, changed, feed, serving, until
@@ -41,6 +43,7 @@ class Waiting:
 
     name, bundle, interval, horizon_bars, clamped = "waiting", "0", "1m", 5, 0
     feature_set: FeatureSet = GRU
+    unavailable: str | None = None
 
     def __init__(self) -> None:
         self.may_answer = threading.Event()
@@ -100,7 +103,7 @@ async def test_a_late_loop_starves_it(pool: AgentPool, status: Status) -> None:
 async def test_a_stuck_worker_starves_it(agent: Waiting, pool: AgentPool, status: Status) -> None:
     """L46: a batch that never ends is seen, though its round went on at the deadline."""
     agent.may_answer.clear()
-    window = np.zeros((1, GRU.window, len(GRU.columns)))
+    window = Windows.of(np.zeros((1, GRU.window, len(GRU.columns))))
     [answer] = await pool.predict([Request(agent, window)])
     assert answer.reasons[0] is not None
     await until(lambda: pool.longest_running_s() > 0.1)
@@ -146,7 +149,9 @@ async def test_only_good_checks_are_told(pool: AgentPool, status: Status) -> Non
 async def test_a_blocked_loop_is_seen(status: Status) -> None:
     """L46: the lag is what the loop really was late by."""
     metrics = Metrics("1", "a", "b")
-    measuring = asyncio.create_task(measure_loop(status, metrics, 0.05))
+    measuring = asyncio.create_task(
+        measure_process(status, metrics, CpuBudget(1.5, 1, 2, 5.0), 0.05)
+    )
     await asyncio.sleep(0)
     time.sleep(0.4)  # noqa: ASYNC251 (this is the blocking call that must be seen)
     await until(lambda: status.loop_lag_s > 0.3)

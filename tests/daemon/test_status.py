@@ -18,7 +18,9 @@ from .test_commit import signal
 @pytest.fixture
 def status() -> Status:
     """A status of two agents, with Redis there."""
-    named = [cast("Agent", SimpleNamespace(name=name)) for name in ("gru", "patchtst")]
+    named = [
+        cast("Agent", SimpleNamespace(name=name, unavailable=None)) for name in ("gru", "patchtst")
+    ]
     status = Status.of(named)
     status.redis_error = None
     return status
@@ -136,3 +138,9 @@ def test_a_vote_of_an_unknown_agent_is_a_broken_invariant(status: Status) -> Non
     stranger = msgspec.structs.replace(signal(), votes=(Vote("ghost", "x", 0.7, 1.0),))
     with pytest.raises(KeyError, match="ghost"):
         status.update(Round(processed=1, signals=[stranger]), 0)
+
+
+def test_an_agent_whose_library_is_missing_says_so_from_the_start() -> None:
+    """L05: it is not shown as warming up, since no bar will change it."""
+    missing = cast("Agent", SimpleNamespace(name="gru", unavailable="torch is not installed"))
+    assert Status.of([missing]).health()["models"]["gru"]["state"] == "unavailable"

@@ -1,0 +1,225 @@
+"""The CPU contract: no 10 s window above the budget, whatever rounds do, and one thread each."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from quantum_ai_engine.agents.budget import (
+    SAMPLES,
+    THREAD_VARIABLES,
+    WINDOW_S,
+    CpuBudget,
+    bound_threads,
+)
+from quantum_ai_engine.agents.pool import worker_count
+
+STEP_S = 0.05
+
+
+class Process:
+    """A process in simulated time: rounds that burn as they please, rests as the budget says."""
+
+    def __init__(self, budget: CpuBudget) -> None:
+        self.budget = budget
+        self.now_s = self.cpu_s = self.rested_s = 0.0
+        self.course = [(0.0, 0.0)]
+
+    def run(self, seconds: float, cores: float) -> None:
+        """Burn evenly, sampled as by the pulse of the daemon."""
+        while seconds > 1e-9:
+            step = min(STEP_S, seconds)
+            self.now_s, self.cpu_s = self.now_s + step, self.cpu_s + step * cores
+            self.course.append((self.now_s, self.cpu_s))
+            self.budget.update(self.now_s, self.cpu_s)
+            seconds -= step
+
+    def round(self, *phases: tuple[float, float]) -> None:
+        while wait_s := self.budget.wait_s(self.now_s, self.cpu_s):
+            self.run(wait_s, 0.0)
+            self.rested_s += wait_s
+        began = self.now_s
+        for seconds, cores in phases:
+            self.run(seconds, cores)
+        self.budget.took(self.now_s - began)
+
+    def dearest_window(self) -> float:
+        """CPU seconds of the dearest 10 s, by brute force; each window ends where something did."""
+        now_s, cpu_s = np.array(self.course).T
+        before = np.interp(now_s - WINDOW_S, now_s, cpu_s)
+        starts = now_s[now_s < self.now_s - WINDOW_S]
+        after = np.interp(starts + WINDOW_S, now_s, cpu_s) - np.interp(starts, now_s, cpu_s)
+        return float(max((cpu_s - before).max(), after.max(initial=0.0)))
+
+
+shares = st.floats(0.0, 1.0)
+phases = st.lists(st.tuples(shares, shares), min_size=1, max_size=3)
+
+
+@given(machine=st.sampled_from([1, 2, 4, 8]), rounds=st.lists(phases, min_size=5, max_size=60))
+def test_no_window_is_above_the_budget(
+    machine: int, rounds: list[list[tuple[float, float]]]
+) -> None:
+    """L46: whatever rounds of up to 5 s burn, up to all workers and the loop, the budget holds."""
+    cores = min(3.5, machine - 0.5)
+    workers = worker_count(3.5, machine)
+    process = Process(CpuBudget(cores, workers, machine, 5.0))
+    process.budget.took(2.5)  # so that on a single core 5 s are foreseen as well
+    most, longest = min(workers + 1, machine), 5.0
+    for made in rounds:
+        process.round(*((length * longest / len(made), burn * most) for length, burn in made))
+    assert process.dearest_window() <= cores * WINDOW_S + 1e-4
+
+
+@given(cores=st.floats(0.5, 6.0), seed=st.integers(0, 2**32 - 1))
+def test_any_budget_holds_while_rounds_do_not_grow_suddenly(cores: float, seed: int) -> None:
+    """L46: a budget of any size is kept by rounds of up to twice the longest of late."""
+    rng = np.random.default_rng(seed)
+    workers = worker_count(cores, 8)
+    process = Process(CpuBudget(cores, workers, 8, 5.0))
+    longest = min(1.0, cores * WINDOW_S / (2 * workers + 2))
+    process.budget.took(longest)
+    for _ in range(60):
+        length = rng.uniform(0.0, longest)
+        process.round((length, rng.choice([1.0, rng.random()]) * (workers + 1)))
+        process.budget.took(longest)
+    assert process.dearest_window() <= cores * WINDOW_S + 1e-4
+
+
+@pytest.mark.parametrize("machine", [2, 4, 8])
+def test_workers_alone_never_rest(machine: int) -> None:
+    """L46: a process that burns no more than its workers is not slowed down, by long rounds or
+    short ones."""
+    workers = worker_count(3.5, machine)
+    for seconds in (0.05, 0.7, 5.0):
+        process = Process(CpuBudget(min(3.5, machine - 0.5), workers, machine, 5.0))
+        for _ in range(round(60 / seconds)):
+            process.round((seconds, float(workers)))
+        assert process.rested_s < 0.01 * process.now_s
+
+
+def test_flat_out_the_budget_is_used() -> None:
+    """Rounds that burn all that they can have what the workers alone would have, not less."""
+    process = Process(CpuBudget(3.5, 3, 4, 5.0))
+    while process.now_s < 120.0:
+        process.round((0.2, 4.0))
+    assert 2.95 <= process.cpu_s / process.now_s <= 3.5
+
+
+def test_a_single_core_is_shared() -> None:
+    """On one core the budget is half of it, and short rounds get nearly all of that half."""
+    process = Process(CpuBudget(0.5, 1, 1, 5.0))
+    while process.now_s < 120.0:
+        process.round((0.05, 1.0))
+    assert 0.45 <= process.cpu_s / process.now_s <= 0.505  # it ends with a burst
+
+
+def test_a_rest_without_work_is_the_last_one() -> None:
+    """After the rest that it asked for the budget asks for no other, and asking changes nothing."""
+    budget = CpuBudget(1.5, 1, 2, 5.0)
+    for tenth in range(50):
+        budget.update(tenth / 10, tenth / 5)
+    wait_s = budget.wait_s(5.0, 10.0)
+    assert wait_s == budget.wait_s(5.0, 10.0) > 0.0
+    assert budget.wait_s(5.0 + wait_s, 10.0) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_memory_is_bounded() -> None:
+    """Rounds of a microsecond, or hours between them: a window's samples are all that is kept."""
+    budget = CpuBudget(3.5, 3, 4, 5.0)
+    for i in range(20_000):
+        budget.update(i * 1e-3, i * 1e-3)
+    assert len(budget._samples) <= 2 * SAMPLES + 3
+    budget.update(1e6, 30.0)
+    assert len(budget._samples) <= 2
+
+
+def test_the_environment_is_overruled() -> None:
+    """L46: what a shell has set for other programs does not break the contract."""
+    environment = {"OMP_NUM_THREADS": "64", "HOME": "/root"}
+    bound_threads(environment)
+    assert environment == {"HOME": "/root", **dict.fromkeys(THREAD_VARIABLES, "1")}
+
+
+LIBRARIES = """
+import json, os, sys, time
+from pathlib import Path
+from quantum_ai_engine.agents.budget import bound_loaded, bound_threads
+
+bound_threads()
+import numpy as np
+import torch
+bound_loaded()
+bound_loaded()  # as in a second daemon of the process
+from concurrent.futures import ThreadPoolExecutor
+
+def threads():
+    tasks = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    return len([task for task in tasks if task != "jemalloc_bg_thd"])  # Arrow's; gives memory back
+
+def neural():
+    torch.set_num_threads(1)
+    model, x = torch.nn.Linear(512, 512), torch.randn(2048, 512)
+    with torch.inference_mode():
+        for _ in range(10):
+            model(x)
+
+def blas():
+    a = np.random.default_rng(0).standard_normal((700, 700))
+    for _ in range(4):
+        a @ a
+
+def xgboost():
+    import xgboost
+    x = np.random.default_rng(0).standard_normal((2000, 20))
+    data = xgboost.DMatrix(x, label=x[:, 0] > 0)
+    booster = xgboost.train({"nthread": 1, "objective": "binary:logistic"}, data, 10)
+    for _ in range(20):
+        booster.inplace_predict(x)
+
+def lightgbm():
+    import lightgbm
+    x = np.random.default_rng(0).standard_normal((2000, 20))
+    data = lightgbm.Dataset(x, label=x[:, 0] > 0)
+    booster = lightgbm.train({"num_threads": 1, "verbose": -1}, data, 10)
+    for _ in range(20):
+        booster.predict(x, num_threads=1)
+
+told = {}
+with ThreadPoolExecutor(1) as worker:
+    for name in sys.argv[1:]:
+        wall, cpu = time.perf_counter(), time.process_time()
+        worker.submit(globals()[name]).result()
+        told[name] = (time.process_time() - cpu) / (time.perf_counter() - wall)
+    told["threads"] = threads()
+print(json.dumps(told))
+"""
+
+
+def measured() -> dict[str, float]:
+    works = ["neural", "blas", *(n for n in ("xgboost", "lightgbm") if importlib.util.find_spec(n))]
+    environment = {k: v for k, v in os.environ.items() if k not in THREAD_VARIABLES}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LIBRARIES, *works],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told: dict[str, float] = json.loads(done.stdout)
+    return told
+
+
+def test_libraries_add_no_threads() -> None:
+    """L46: with one worker, torch, BLAS, XGBoost and LightGBM use one core between them."""
+    told = measured()
+    assert told.pop("threads") == 2  # the main thread and the worker
+    assert all(cores < 1.3 for cores in told.values()), told
