@@ -1,6 +1,7 @@
 """Run benchmarks: `python -m benchmarks [section …]` writes docs/benchmarks.md, all or in part.
 
-Sections: kernel, peers, growth, inference, daemon; `accuracy` writes into docs/features.md.
+Sections: kernel, peers, growth, inference, burst, overload, daemon; `accuracy` writes into
+docs/features.md. `python -m benchmarks.families FILE …` writes docs/models.md.
 """
 
 import importlib
@@ -18,6 +19,8 @@ SECTIONS = {
     "peers": ("The kernel and other libraries", "benchmarks.peers"),
     "growth": ("Growth", "benchmarks.growth"),
     "inference": ("Inference", "benchmarks.inference"),
+    "burst": ("A thousand symbols at once", "benchmarks.burst"),
+    "overload": ("Overload", "benchmarks.overload"),
     "daemon": ("The daemon, end to end", "benchmarks.end_to_end"),
 }
 ACCURACY = "accuracy"

@@ -20,7 +20,7 @@ from quantum_ai_engine.daemon.producer import MAX_SPEED, Producer, produce
 from quantum_ai_engine.market.paper import PaperMarket
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.export import train_bundle
-from quantum_ai_engine.training.fit import TrainOptions
+from quantum_ai_engine.training.options import TrainOptions
 
 SYMBOLS, WARM_STEPS, FAST_STEPS, PACED_STEPS = 8, 1_500, 4_000, 30
 START_MS = 1_735_689_600_000

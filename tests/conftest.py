@@ -30,12 +30,12 @@ def history() -> BarTable:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory, history: BarTable) -> Path:
-    """A directory with a real `gru` and a real `patchtst`, hardly trained."""
+    """A directory with a real `gru` and a real `patchtst`, trained just enough to be let out."""
     from quantum_ai_engine.training.export import train_bundle
-    from quantum_ai_engine.training.fit import TrainOptions
+    from quantum_ai_engine.training.options import TrainOptions
 
     directory = tmp_path_factory.mktemp("bundles")
-    options = TrainOptions(epochs=1, samples_per_epoch=256)
+    options = TrainOptions(epochs=1, samples_per_epoch=512, batch=16)
     for kind in ("gru", "patchtst"):
         train_bundle(kind, history, directory, options, lambda _: None)
     return directory

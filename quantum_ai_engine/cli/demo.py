@@ -76,7 +76,7 @@ def _train_missing(history: BarTable, directory: Path) -> None:
     if directory.is_dir() and any(directory.iterdir()):
         out.print(f"[bold]2[/] agents: the bundles in {directory}")
         return
-    from quantum_ai_engine.training.fit import TrainOptions
+    from quantum_ai_engine.training.options import TrainOptions
 
     out.print(
         f"[bold]2[/] agents: {' and '.join(SAMPLES_PER_EPOCH)} are trained on it, into {directory}"

@@ -1,13 +1,13 @@
 """`qae train`: from recorded bars to a verified bundle."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import Progress as ProgressBar
 
-from quantum_ai_engine.agents.bundle import Bundle
 from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
@@ -17,16 +17,26 @@ from quantum_ai_engine.cli.common import (
     load_settings,
     progress_bar,
 )
-from quantum_ai_engine.config import bundle_dir
+from quantum_ai_engine.config import Settings, bundle_dir, state_dir
 from quantum_ai_engine.market.files import read_bars
 from quantum_ai_engine.market.table import BarTable, UnknownSymbolError
+from quantum_ai_engine.training.models.registry import FAMILIES
 
 if TYPE_CHECKING:
-    from quantum_ai_engine.training.fit import Progress, TrainOptions
+    from quantum_ai_engine.training.export import Trained
+    from quantum_ai_engine.training.options import Progress, TrainOptions
+
+
+class Device(StrEnum):
+    """Where neural models are fitted."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="gru or patchtst.")],
+    kind: Annotated[str, typer.Argument(help=f"One of {', '.join(FAMILIES)}.")],
     data: Annotated[Path, typer.Option(help="Bars: a .csv, .csv.gz or .parquet file.")],
     out: Annotated[Path | None, typer.Option(help="Bundle directory; DIR/NAME is written.")] = None,
     name: Annotated[
@@ -42,6 +52,15 @@ def train(
     epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 8,
     samples: Annotated[int | None, typer.Option(help="Windows per epoch; all by default.")] = None,
     dead_zone: Annotated[float, typer.Option(help="Leave out moves of at most this |ln|.")] = 0.0,
+    learning_rate: Annotated[float, typer.Option(help="Of neural models.")] = 1e-3,
+    device: Annotated[
+        Device, typer.Option(help="Where neural models are fitted; auto takes CUDA if present.")
+    ] = Device.AUTO,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Report directory; default: `reports` in the state directory."),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
     seed: Annotated[int, typer.Option(help="Seed.")] = 0,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -56,7 +75,7 @@ def train(
             table = table.only(symbols.split(","))
     except (UnknownSymbolError, ValueError) as error:
         raise CommandError(f"{data}: {error}") from error
-    from quantum_ai_engine.training.fit import TrainOptions
+    from quantum_ai_engine.training.options import TrainOptions
 
     options = _options(
         TrainOptions,
@@ -64,21 +83,26 @@ def train(
         epochs=epochs,
         samples_per_epoch=samples,
         dead_zone=dead_zone,
+        learning_rate=learning_rate,
+        device=device.value,
         seed=seed,
         name=name,
         venues=settings.sessions.by_symbol(),
     )
     with progress_bar() as bar:
-        bundle = train_with_bar(kind, table, directory, options, bar)
-    describe(bundle)
+        trained = train_with_bar(kind, table, directory, options, bar)
+        page = None if no_report else _report(trained, report or _reports(settings), bar)
+    describe(trained)
+    if page:
+        console.print(f"report: {page}", soft_wrap=True, highlight=False)
 
 
 def train_with_bar(
     kind: str, table: BarTable, directory: Path, options: "TrainOptions", bar: ProgressBar
-) -> Bundle:
+) -> "Trained":
     """Train one agent, shown as one line of a progress bar."""
-    from quantum_ai_engine.training.dataset import TrainingError
     from quantum_ai_engine.training.export import train_bundle
+    from quantum_ai_engine.training.options import TrainingError
 
     try:
         return train_bundle(kind, table, directory, options, _shown(bar, kind))
@@ -88,21 +112,45 @@ def train_with_bar(
         raise CommandError(f"cannot write a bundle to {directory}: {error.strerror}") from error
 
 
-def describe(bundle: Bundle) -> None:
-    """Say how well it did on held-out bars, good or bad."""
-    m, score = bundle.manifest, bundle.manifest.held_out
+def describe(trained: "Trained") -> None:
+    """Say what came of it and how well it did on held-out bars, good or bad."""
+    m, score = trained.bundle.manifest, trained.bundle.manifest.held_out
     verdict = "skill" if score.paired + 2 * score.paired_stderr < 0 else "no skill shown"
     console.print(
-        f"{bundle.path}: Brier {score.brier:.4f} against {score.brier_base_rate:.4f} of the base "
-        f"rate {m.base_rate:.3f}; paired {score.paired:+.5f} ± {score.paired_stderr:.5f} "
-        f"({verdict}), bias {score.bias:+.4f}, on {score.samples} held-out bars",
+        f"{trained.bundle.path}: Brier {score.brier:.4f} against {score.brier_base_rate:.4f} of "
+        f"the base rate {m.base_rate:.3f}; paired {score.paired:+.5f} ± {score.paired_stderr:.5f} "
+        f"({verdict}), AUC {score.auc:.3f}, bias {score.bias:+.4f}, on {score.samples} held-out "
+        "bars\n"
+        f"labels: {m.labels.rose} rose, {m.labels.fell} fell, {m.labels.masked} masked; "
+        f"{trained.dataset.crossing} windows crossed a gap",
         soft_wrap=True,
         highlight=False,
     )
 
 
+def _reports(settings: Settings) -> Path:
+    return state_dir(settings) / "reports"
+
+
+def _report(trained: "Trained", directory: Path, bar: ProgressBar) -> Path | None:
+    """Write the report; a bundle is whole without one, so that its failure is only said."""
+    from quantum_ai_engine.training.options import TrainingError
+    from quantum_ai_engine.training.report import write_report
+
+    task = bar.add_task("report", total=None, note="")
+    try:
+        return write_report(
+            trained,
+            directory,
+            lambda done, steps: bar.update(task, completed=done, total=steps),
+        )
+    except (TrainingError, OSError) as error:
+        console.print(f"no report: {error}", soft_wrap=True, highlight=False)
+        return None
+
+
 def _options(make: type["TrainOptions"], **values: object) -> "TrainOptions":
-    from quantum_ai_engine.training.dataset import TrainingError
+    from quantum_ai_engine.training.options import TrainingError
 
     try:
         return make(**values)  # type: ignore[arg-type]

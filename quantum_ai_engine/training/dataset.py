@@ -2,29 +2,28 @@
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.normaliser import Normaliser
 from quantum_ai_engine.events import INTERVAL_MS
-from quantum_ai_engine.features.kernel import matrix
 from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.table import BarTable
-from quantum_ai_engine.training.matrix import Admission
+from quantum_ai_engine.training.matrix import Admission, FeatureMatrix
+from quantum_ai_engine.training.options import TrainingError
+from quantum_ai_engine.training.rows import PART_BARS, Moments, mapped
 
 CLAMP = 8.0
+# Columns are ratios and shares, so this is far below any market's. Times |mean| where that is above
+# 1: the rounding of float64 stays below that of the float32 that a model reads.
 SPREAD_FLOOR = 1e-8
 LEAST_SAMPLES = 20  # of a span: fewer say nothing about a model
 SPAN_NAMES = ("train", "validation", "test")
-
-
-class TrainingError(ValueError):
-    """Bars or options from which no honest bundle can come: one sentence that says what to do."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,13 +41,23 @@ class Samples:
     def __len__(self) -> int:
         return len(self.row)
 
+    def part(self, some: slice) -> "Samples":
+        """Some of these samples."""
+        return Samples(self.row[some], self.close_time[some], self.rose[some])
 
-@dataclass(frozen=True, eq=False, slots=True)
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Rows [bars, columns], one symbol after the other, and the labelled windows of each span.
 
-    `refused` bars were left out because the engine would not take them, `unlabelled` windows
-    because their move was inside the dead zone or their outcome was not recorded.
+    The rows lie in a temporary file, 8 bytes a value, that is gone with the dataset (see `mapped`).
+    In memory are the bars of the table, 52 bytes each, about 120 bytes a bar more while the dataset
+    is built, and 24 of each labelled window thereafter: memory does not grow with the columns.
+
+    `train_rows` are the rows of each symbol that were whole by the end of the train span. `refused`
+    bars were left out because the engine would not take them; `crossing` windows because a hole of
+    the feed or the pause between two sessions lies inside; `unlabelled` ones because their move was
+    inside the dead zone or not every bar up to their outcome was recorded.
     """
 
     feature_set: FeatureSet
@@ -56,11 +65,12 @@ class Dataset:
     horizon_bars: int
     symbols: tuple[str, ...]
     rows: NDArray[np.float64]
+    train_rows: tuple[slice, ...]
     train: Samples
     validation: Samples
     test: Samples
-    normaliser: Normaliser
     refused: int
+    crossing: int
     unlabelled: int
     data_sha256: str
 
@@ -74,11 +84,47 @@ class Dataset:
         """Bars between the last decision of one span and the first of the next, at least."""
         return self.horizon_bars + self.feature_set.window
 
+    def effective_labels(self, samples: Samples) -> float:
+        """How many independent outcomes these samples have at least.
+
+        Outcomes less than a horizon apart share bars, and symbols move together at one moment: a
+        moment counts once, however many symbols it has.
+        """
+        return len(np.unique(samples.close_time)) / self.horizon_bars
+
+    @cached_property
+    def normaliser(self) -> Normaliser:
+        """Mean and spread of the train rows. Raises `TrainingError` naming columns without any."""
+        moments = Moments(len(self.feature_set.columns))
+        for rows in self.train_rows:
+            for part in _slices(rows.start, rows.stop):
+                moments.update(self.rows[part])
+        mean, spread = moments.mean, moments.spread
+        flat = np.flatnonzero(~(spread >= SPREAD_FLOOR * np.maximum(1.0, np.abs(mean))))
+        if len(flat):
+            named = ", ".join(f"{self.feature_set.columns[i]} ({spread[i]:.2g})" for i in flat)
+            raise TrainingError(
+                f"the train span has no spread in {named}, floor {SPREAD_FLOOR:g}; give bars of a "
+                "longer time, or train a kind that reads other columns"
+            )
+        return Normaliser(tuple(mean.tolist()), tuple(spread.tolist()), CLAMP)
+
+    @cached_property
+    def normalised(self) -> NDArray[np.float32]:
+        """All rows as a model that standardises them reads them, in a temporary file of their own.
+
+        Rows are in `window` windows each and windows in many epochs: it is done once.
+        """
+        parts = (self.normaliser.apply(self.rows[part])[0] for part in _slices(0, len(self.rows)))
+        return mapped(parts, self.rows.shape, np.float32)
+
     def windows(self, samples: Samples) -> NDArray[np.float64]:
         """The raw windows [n, window, columns] of these samples."""
-        window = self.feature_set.window
-        views = sliding_window_view(self.rows, window, axis=0)  # [bars, columns, window]
-        return views[samples.row - window + 1].transpose(0, 2, 1)  # [n, window, columns]
+        return self.rows[self.window_rows(samples.row)]  # [n, window, columns]
+
+    def window_rows(self, row: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the rows [n, window] of the windows that end at these rows [n] stand."""
+        return row[:, np.newaxis] + np.arange(1 - self.feature_set.window, 1)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,13 +135,18 @@ class _Bars:
     open_time: NDArray[np.int64]
     ohlcv: NDArray[np.float64]
 
+    def spans(self) -> Iterator[tuple[int, int]]:
+        """The first bar of each symbol, and the first after its last."""
+        return itertools.pairwise(self.start.tolist())
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Decisions:
     """Bars with a whole window: what each touches in time, and the log move that followed.
 
     `opens` is the open time of the window's first bar, `settles` the close time of the outcome;
-    `move` is NaN where no bar closes at that time.
+    `move` is NaN where the bars up to that time were not all recorded. `crossing` more bars had
+    windows that are not contiguous in time.
     """
 
     row: NDArray[np.int64]
@@ -103,6 +154,7 @@ class _Decisions:
     close_time: NDArray[np.int64]
     settles: NDArray[np.int64]
     move: NDArray[np.float64]
+    crossing: int
 
 
 def build(
@@ -113,18 +165,18 @@ def build(
     fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
     calendars: Calendars | None = None,
 ) -> Dataset:
-    """Label, split and measure the bars of a table. Raises `TrainingError`.
+    """Label and split the bars of a table, and make their rows. Raises `TrainingError`.
 
     The label of bar t is 1 if ln(close[t + horizon] / close[t]) is above `dead_zone` (a fraction),
-    0 if it is below −`dead_zone`, else the window is left out. `fractions` are the shares of the
-    decisions that lie before the borders of the spans; the borders hold for all symbols.
+    0 if it is below −`dead_zone`, else the window is left out. From the oldest bar of a window to
+    its outcome no bar is missing: neither a hole nor a pause between sessions lies there.
+    `fractions` are the shares of the decisions that lie before the borders of the spans; the
+    borders hold for all symbols.
     """
     if table.interval not in INTERVAL_MS:
         raise TrainingError(f"interval {table.interval!r} is unknown; name one such as 1m or 1h")
-    calendars = calendars or Calendars({})
     kept = Admission().judge(table)
     bars = _by_symbol(table, kept)
-    rows = _rows(bars, table.symbols, feature_set, calendars, table.interval)
     decisions = _decisions(bars, feature_set, horizon_bars, INTERVAL_MS[table.interval])
     labelled = np.abs(decisions.move) > dead_zone  # False for NaN: unlabelled, never class 0
     spans = _split(decisions, labelled, fractions)
@@ -133,10 +185,15 @@ def build(
         table.interval,
         horizon_bars,
         table.symbols,
-        rows,
+        mapped(
+            _rows(bars, table, feature_set, calendars or Calendars({})),
+            (len(bars.open_time), len(feature_set.columns)),
+            np.float64,
+        ),
+        _train_rows(bars, feature_set, int(spans[0].close_time[-1])),
         *spans,
-        _statistics(bars, rows, feature_set, int(spans[0].close_time[-1])),
         int(np.count_nonzero(~kept)),
+        decisions.crossing,
         int(np.count_nonzero(~labelled)),
         _data_sha256(table, bars),
     )
@@ -151,20 +208,20 @@ def _by_symbol(table: BarTable, kept: NDArray[np.bool_]) -> _Bars:
 
 
 def _rows(
-    bars: _Bars,
-    symbols: Sequence[str],
-    feature_set: FeatureSet,
-    calendars: Calendars,
-    interval: str,
-) -> NDArray[np.float64]:
-    rows = np.empty((len(bars.open_time), len(feature_set.columns)))
-    for symbol, (first, end) in zip(symbols, itertools.pairwise(bars.start), strict=True):
-        part = slice(first, end)
-        given = calendars.of(symbol).rows(
-            bars.open_time[part], bars.ohlcv[part], INTERVAL_MS[interval]
-        )
-        rows[part] = matrix(given)[:, feature_set.indices]
-    return rows
+    bars: _Bars, table: BarTable, feature_set: FeatureSet, calendars: Calendars
+) -> Iterator[NDArray[np.float64]]:
+    """The set's columns of all bars, part by part; the state of a symbol goes on between parts."""
+    matrix, columns = FeatureMatrix(calendars), feature_set.indices
+    for symbol, (first, end) in zip(table.symbols, bars.spans(), strict=True):
+        for part in _slices(first, end):
+            open_time = bars.open_time[part]
+            nobody = np.zeros(len(open_time), np.int32)
+            given = BarTable((symbol,), nobody, table.interval, open_time, bars.ohlcv[part])
+            yield matrix.rows(given)[0][:, columns]
+
+
+def _slices(first: int, end: int) -> Iterator[slice]:
+    return (slice(i, min(i + PART_BARS, end)) for i in range(first, end, PART_BARS))
 
 
 def _decisions(
@@ -172,31 +229,19 @@ def _decisions(
 ) -> _Decisions:
     ready = [
         np.arange(first + feature_set.window_ready_at - 1, end, dtype=np.int64)
-        for first, end in itertools.pairwise(bars.start)
+        for first, end in bars.spans()
     ]
-    outcome = [
-        _outcomes(bars.open_time[first:end], part - first, horizon_bars * interval_ms) + first
-        for part, (first, end) in zip(ready, itertools.pairwise(bars.start), strict=True)
-    ]
-    row, at = np.concatenate(ready), np.concatenate(outcome)
+    row = np.concatenate(ready)
+    end = np.repeat(bars.start[1:], [len(part) for part in ready])  # of the row's symbol
     close, close_time = bars.ohlcv[:, 3], bars.open_time + interval_ms
+    opens = bars.open_time[row - feature_set.window + 1]
+    whole = close_time[row] - opens == feature_set.window * interval_ms
+    row, end, opens = row[whole], end[whole], opens[whole]
     settles = close_time[row] + horizon_bars * interval_ms
-    recorded = close_time[at] == settles
-    return _Decisions(
-        row,
-        bars.open_time[row - feature_set.window + 1],
-        close_time[row],
-        settles,
-        np.where(recorded, np.log(close[at] / close[row]), np.nan),
-    )
-
-
-def _outcomes(
-    open_time: NDArray[np.int64], row: NDArray[np.int64], horizon_ms: int
-) -> NDArray[np.int64]:
-    """The first bar at or after each outcome's time: beyond a gap it is another one."""
-    at = np.searchsorted(open_time, open_time[row] + horizon_ms)
-    return np.minimum(at, len(open_time) - 1).astype(np.int64)
+    at = np.where(row + horizon_bars < end, row + horizon_bars, row)
+    recorded = close_time[at] == settles  # as many bars later as intervals: none is missing
+    move = np.where(recorded, np.log(close[at] / close[row]), np.nan)
+    return _Decisions(row, opens, close_time[row], settles, move, int(np.count_nonzero(~whole)))
 
 
 def _split(
@@ -210,7 +255,11 @@ def _split(
         raise TrainingError(f"fractions {fractions} must be positive and sum to 1")
     times = np.sort(decisions.close_time)
     if not len(times):
-        raise TrainingError("no symbol has bars enough for one window; give more bars per symbol")
+        raise TrainingError(
+            "no symbol has bars enough for one window without a gap "
+            f"({decisions.crossing} windows cross one); give more bars per symbol, or bars of a "
+            "shorter interval"
+        )
     # The borders follow from times alone: no price after a border can move it.
     first, second = (
         int(times[int(share * len(times))]) for share in (fractions[0], 1.0 - fractions[2])
@@ -233,7 +282,8 @@ def _samples(decisions: _Decisions, chosen: NDArray[np.bool_], name: str) -> Sam
     if len(at) < LEAST_SAMPLES:
         raise TrainingError(
             f"the {name} span has {len(at)} labelled windows of the {LEAST_SAMPLES} it needs at "
-            "least; give more bars per symbol, a shorter horizon or a smaller dead zone"
+            "least; give more bars per symbol with fewer gaps, a shorter horizon or a smaller "
+            "dead zone"
         )
     if not 0.0 < rose.mean() < 1.0:
         moved = "rises" if rose[0] else "falls"
@@ -243,28 +293,21 @@ def _samples(decisions: _Decisions, chosen: NDArray[np.bool_], name: str) -> Sam
     return Samples(decisions.row[at], decisions.close_time[at], rose)
 
 
-def _statistics(
-    bars: _Bars, rows: NDArray[np.float64], feature_set: FeatureSet, train_until_ms: int
-) -> Normaliser:
-    """Mean and spread of the whole rows up to the last decision of the train span."""
-    place = np.concatenate(
-        [np.arange(end - first) for first, end in itertools.pairwise(bars.start)]
-    )
+def _train_rows(bars: _Bars, feature_set: FeatureSet, train_until_ms: int) -> tuple[slice, ...]:
+    """For each symbol its whole rows up to the last decision of the train span."""
     # A bar that opens before that moment has closed by then: both lie on the interval's grid.
-    inside = (place >= feature_set.ready_at - 1) & (bars.open_time < train_until_ms)
-    mean, spread = rows[inside].mean(axis=0), rows[inside].std(axis=0)
-    for column, value in zip(feature_set.columns, spread, strict=True):
-        if not value >= SPREAD_FLOOR:
-            raise TrainingError(
-                f"column {column} hardly varies in the train span (spread {value:.2g}, floor "
-                f"{SPREAD_FLOOR:g}); give bars in which it does, or train a kind without it"
-            )
-    return Normaliser(tuple(mean.tolist()), tuple(spread.tolist()), CLAMP)
+    return tuple(
+        slice(
+            first + feature_set.ready_at - 1,
+            first + int(np.searchsorted(bars.open_time[first:end], train_until_ms)),
+        )
+        for first, end in bars.spans()
+    )
 
 
 def _data_sha256(table: BarTable, bars: _Bars) -> str:
     digest = hashlib.sha256(table.interval.encode())
-    for symbol, (first, end) in zip(table.symbols, itertools.pairwise(bars.start), strict=True):
+    for symbol, (first, end) in zip(table.symbols, bars.spans(), strict=True):
         digest.update(f"\n{symbol} {end - first}\n".encode())
         digest.update(bars.open_time[first:end].astype("<i8").tobytes())
         digest.update(bars.ohlcv[first:end].astype("<f8").tobytes())

@@ -1,43 +1,59 @@
-"""From a trained model to a bundle that has been proven, or no bundle at all."""
+"""From a fitted model to a bundle that has been proven, or no bundle at all."""
 
-import io
+import contextlib
 import platform
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import msgspec
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from quantum_ai_engine.agents.bundle import (
+from quantum_ai_engine.agents.base import LARGEST_BATCH
+from quantum_ai_engine.agents.bundle import Bundle, BundleError, write_bundle
+from quantum_ai_engine.agents.bundled import BundledAgent
+from quantum_ai_engine.agents.load import load_agent
+from quantum_ai_engine.agents.manifest import (
     BUNDLE_SCHEMA,
-    Bundle,
     Calibration,
     Golden,
     HeldOut,
+    Labels,
     Manifest,
     Span,
     Spans,
     Target,
-    write_bundle,
 )
-from quantum_ai_engine.agents.load import load_agent
-from quantum_ai_engine.agents.torchscript import PAYLOAD
 from quantum_ai_engine.events import INTERVAL_MS
+from quantum_ai_engine.features.schema import feature_set
+from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.table import BarTable
-from quantum_ai_engine.training.calibrate import platt
-from quantum_ai_engine.training.dataset import Dataset, Samples, TrainingError
-from quantum_ai_engine.training.fit import Progress, Trained, TrainOptions, Windows, logits, train
+from quantum_ai_engine.training.calibrate import calibrate
+from quantum_ai_engine.training.dataset import Dataset, Samples, build
+from quantum_ai_engine.training.family import Fitted, Loss
+from quantum_ai_engine.training.models.registry import family
+from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
 from quantum_ai_engine.training.scores import held_out
 
-TOLERANCE = 1e-5  # of a logit, between the model and what is exported of it
-COMPARED = 512  # held-out windows on which the two are compared, in batches, so that the
-COMPARED_BATCH = 64  # executor has specialised before the last of them
-SCORE_BATCH = 256
-LIBRARIES = ("numba", "numpy", "quantum-ai-engine", "torch")
+LIBRARIES = ("numba", "numpy", "quantum-ai-engine")
+_AS_IT_IS = Calibration("platt", 1.0, 1.0, 0.0)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trained:
+    """A bundle, and what a report tells of how it came about.
+
+    `probabilities` are the agent's own for the dataset's test span.
+    """
+
+    bundle: Bundle
+    dataset: Dataset
+    losses: tuple[Loss, ...]
+    probabilities: NDArray[np.float64]
 
 
 def train_bundle(
@@ -46,93 +62,119 @@ def train_bundle(
     directory: Path,
     options: TrainOptions,
     progress: Callable[[Progress], None],
-) -> Bundle:
-    """Train, calibrate, score and export: the bundle `directory/<name>`, proven by its agent.
+) -> Trained:
+    """Fit, calibrate, score and export: the bundle `directory/<name>`, proven by its agent.
 
     Raises `TrainingError` or `BundleError`; then nothing was written.
     """
     target = directory / (options.name or kind)
     if target.exists():  # said before the training rather than after it
         raise TrainingError(f"bundle {target} exists; remove it or choose another --name")
-    trained = train(kind, table, options, progress)
-    payload = script(trained.model, trained.dataset)
-    files = {PAYLOAD: payload}
-    manifest = describe(trained, payload)
-    with tempfile.TemporaryDirectory() as scratch:
-        _prove(write_bundle(Path(scratch), manifest, files))
-    return write_bundle(directory, manifest, files)
-
-
-def script(model: nn.Module, dataset: Dataset) -> bytes:
-    """The model as frozen TorchScript, which answers held-out windows as the model does.
-
-    Raises `TrainingError` when it does not: there is no other form to fall back to.
-    """
-    model.eval()
-    with torch.no_grad():
-        # The flag is kept so that a loader can see that dropout was off.
-        frozen = torch.jit.freeze(torch.jit.script(model), preserved_attrs=["training"])
-    buffer = io.BytesIO()
-    torch.jit.save(frozen, buffer)
-    windows, some = Windows(dataset), _some(dataset.test, slice(COMPARED))
-    expected = logits(model, windows, some, COMPARED_BATCH)
-    for name, module in (("scripted", frozen), ("saved", _loaded(buffer.getvalue()))):
-        worst = np.abs(logits(module, windows, some, COMPARED_BATCH) - expected).max()
-        if not worst <= TOLERANCE:
-            raise TrainingError(
-                f"the {name} model differs from the trained one by {worst:.2g} in a logit "
-                f"(allowed {TOLERANCE:g}); it cannot be exported, train it again"
-            )
-    return buffer.getvalue()
-
-
-def describe(trained: Trained, payload: bytes) -> Manifest:
-    """The manifest of a trained model, measured on the payload that will serve."""
-    dataset, module = trained.dataset, _loaded(payload)
-    windows = Windows(dataset)
-    calibration = platt(
-        logits(module, windows, dataset.validation, SCORE_BATCH), dataset.validation.rose
+    chosen = family(kind)
+    dataset = build(
+        table,
+        feature_set(chosen.feature_set),
+        options.horizon_bars,
+        options.dead_zone,
+        calendars=Calendars(options.venues),
     )
+    with _threads_kept(), tempfile.TemporaryDirectory() as scratch:
+        fitted = chosen.fit(dataset, options, progress)
+        manifest, probabilities = describe(kind, dataset, fitted, options, Path(scratch))
+        _agent(write_bundle(Path(scratch) / "proof", manifest, fitted.files)).warm_up()
+    bundle = write_bundle(directory, manifest, fitted.files)
+    return Trained(bundle, dataset, fitted.losses, probabilities)
+
+
+@contextlib.contextmanager
+def _threads_kept() -> Iterator[None]:
+    """A neural agent takes one of torch's threads; further trainings want them all."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
+        if torch:
+            torch.set_num_threads(threads)
+
+
+def describe(
+    kind: str, dataset: Dataset, fitted: Fitted, options: TrainOptions, scratch: Path
+) -> tuple[Manifest, NDArray[np.float64]]:
+    """The manifest of a fitted model and its agent's held-out probabilities.
+
+    All is measured on the agent that will serve, loaded from a bundle in `scratch` that lacks only
+    what is measured.
+    """
+    draft = _draft(kind, dataset, fitted, options)
+    agent = _agent(write_bundle(scratch / "draft", draft, fitted.files))
+    validation = _logits(agent, dataset, dataset.validation)
+    effective = dataset.effective_labels(dataset.validation)
+    calibration = calibrate(validation, dataset.validation.rose, effective)
+    probabilities = calibration.apply(_logits(agent, dataset, dataset.test))
+    first_and_last = dataset.windows(dataset.test.part(slice(None, None, len(dataset.test) - 1)))
+    golden = calibration.apply(agent.logits(first_and_last)[0])
+    manifest = msgspec.structs.replace(
+        draft,
+        calibration=calibration,
+        held_out=_scores(dataset, probabilities),
+        golden=_golden(first_and_last, golden),
+    )
+    return manifest, probabilities
+
+
+def _draft(kind: str, dataset: Dataset, fitted: Fitted, options: TrainOptions) -> Manifest:
+    """A manifest with everything that is known before the model has been asked."""
+    some = dataset.test.part(slice(1))
+    ups = int(dataset.train.rose.sum())
     return Manifest(
         bundle_schema=BUNDLE_SCHEMA,
-        name=trained.options.name or trained.kind,
-        kind=trained.kind,
+        name=options.name or kind,
+        kind=kind,
         feature_set=dataset.feature_set.name,
         columns=dataset.feature_set.columns,
+        inputs=fitted.inputs,
         schema_hash=dataset.feature_set.hash,
         window=dataset.feature_set.window,
         horizon_bars=dataset.horizon_bars,
         interval=dataset.interval,
         output="logit",
-        calibration=calibration,
+        calibration=_AS_IT_IS,
         base_rate=dataset.base_rate,
-        target=_target(trained.options),
-        normaliser=dataset.normaliser,
+        target=_target(options),
+        labels=Labels(ups, len(dataset.train) - ups, dataset.unlabelled),
+        normaliser=dataset.normaliser if fitted.normalised else None,
         spans=_spans(dataset),
-        held_out=_scores(dataset, logits(module, windows, dataset.test, SCORE_BATCH), calibration),
-        libraries={name: version(name) for name in LIBRARIES}
+        venues={s: v for s, v in options.venues.items() if s in dataset.symbols},
+        held_out=_scores(dataset, np.full(len(dataset.test), dataset.base_rate)),
+        libraries={name: version(name) for name in (*LIBRARIES, *fitted.libraries)}
         | {"python": platform.python_version()},
-        golden=_golden(dataset, module, calibration),
+        golden=_golden(dataset.windows(some), np.array([dataset.base_rate])),
         files={},
     )
 
 
-def _prove(bundle: Bundle) -> None:
-    """Load the bundle as the engine does and replay its golden pair. Raises `BundleError`."""
-    threads = torch.get_num_threads()
-    try:
-        load_agent(bundle).warm_up()
-    finally:
-        torch.set_num_threads(threads)  # an agent takes one; further trainings want them all
+def _agent(bundle: Bundle) -> BundledAgent:
+    """The agent as the engine loads it."""
+    agent = load_agent(bundle)
+    if agent.unavailable:
+        raise BundleError(f"bundle {bundle.path}: {agent.unavailable}")
+    assert isinstance(agent, BundledAgent)
+    return agent
 
 
-def _loaded(payload: bytes) -> torch.jit.ScriptModule:
-    module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(payload))  # type: ignore[no-untyped-call]
-    return module
-
-
-def _some(samples: Samples, part: slice) -> Samples:
-    return Samples(samples.row[part], samples.close_time[part], samples.rose[part])
+def _logits(agent: BundledAgent, dataset: Dataset, samples: Samples) -> NDArray[np.float64]:
+    """The agent's raw answers [n] to these samples. Raises `TrainingError` when one is missing."""
+    parts = [
+        agent.logits(dataset.windows(samples.part(slice(start, start + LARGEST_BATCH))))[0]
+        for start in range(0, len(samples), LARGEST_BATCH)
+    ]
+    answers = np.concatenate(parts)
+    if not np.isfinite(answers).all():
+        raise TrainingError(
+            "the model does not answer the held-out bars with numbers; lower learning_rate"
+        )
+    return answers
 
 
 def _target(options: TrainOptions) -> Target:
@@ -151,25 +193,18 @@ def _spans(dataset: Dataset) -> Spans:
     )
 
 
-def _scores(dataset: Dataset, raw: NDArray[np.float64], calibration: Calibration) -> HeldOut:
+def _scores(dataset: Dataset, probabilities: NDArray[np.float64]) -> HeldOut:
     return held_out(
-        calibration.apply(raw),
-        dataset.test.rose,
+        probabilities,
+        dataset.test,
         dataset.base_rate,
-        dataset.test.close_time,
         dataset.horizon_bars,
         INTERVAL_MS[dataset.interval],
     )
 
 
-def _golden(dataset: Dataset, module: torch.jit.ScriptModule, calibration: Calibration) -> Golden:
-    """The first and last held-out window, raw, and what the payload makes of them."""
-    first_and_last = slice(None, None, len(dataset.test) - 1)
-    raw = dataset.windows(_some(dataset.test, first_and_last))
-    normal, _ = dataset.normaliser.apply(raw)
-    with torch.no_grad():
-        answers = module(torch.from_numpy(normal)).numpy().astype(np.float64)
+def _golden(windows: NDArray[np.float64], probabilities: NDArray[np.float64]) -> Golden:
     return Golden(
-        tuple(tuple(map(tuple, window)) for window in raw.tolist()),
-        tuple(calibration.apply(answers).tolist()),
+        tuple(tuple(map(tuple, window)) for window in windows.tolist()),
+        tuple(probabilities.tolist()),
     )

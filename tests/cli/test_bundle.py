@@ -9,6 +9,7 @@ import pytest
 
 from quantum_ai_engine.agents.bundle import read_bundle
 from quantum_ai_engine.cli.app import main
+from quantum_ai_engine.market.table import BarTable
 
 
 def qae(*arguments: str) -> int:
@@ -20,26 +21,82 @@ def qae(*arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+def blocks(shown: str) -> dict[str, list[str]]:
+    """The lines of each bundle's checks, by its path."""
+    found: dict[str, list[str]] = {}
+    for line in shown.splitlines():
+        if line.startswith("  "):
+            found[list(found)[-1]].append(line.strip())
+        else:
+            found[line] = []
+    return found
+
+
 def test_whole_bundles_validate(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """L24: each bundle is loaded and its golden pair replayed; one line each says its digest."""
+    """L24: each bundle is a block of checks, none of which fails."""
     assert qae("bundle", "validate", str(bundles)) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    for line, name in zip(lines, ("gru", "patchtst"), strict=True):
-        path = bundles / name
-        assert line.split() == ["whole", str(path), name, read_bundle(path).digest]
+    found = blocks(capsys.readouterr().out)
+    assert list(found) == [str(bundles / name) for name in ("gru", "patchtst")]
+    for path, lines in found.items():
+        assert len(lines) == 11
+        assert {line.split()[0] for line in lines} == {"ok", "measured"}
+        assert read_bundle(Path(path)).digest in lines[0]
+
+
+def test_real_bars_judge(
+    bundles: Path, history: BarTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """L01: with --data the answers are judged on the newest windows of recorded bars."""
+    table = history.only(["BTCUSDT"])
+    data = tmp_path / "bars.csv"
+    rows = [
+        ",".join(map(str, (time, *prices)))
+        for time, prices in zip(table.open_time.tolist(), table.ohlcv.tolist(), strict=True)
+    ]
+    data.write_text("\n".join(["open_time,open,high,low,close,volume", *rows]))
+    named = ("--data", str(data), "--symbol", "BTCUSDT", "--interval", "1m")
+    assert qae("bundle", "validate", str(bundles / "gru"), *named) == 0
+    assert "answers to the newest 512 windows of the data" in capsys.readouterr().out
+    data.write_text("\n".join(["open_time,open,high,low,close,volume", *rows[:60]]))
+    assert qae("bundle", "validate", str(bundles / "gru"), *named) == 1
+    assert "the data has 0 windows for gru of the 64" in capsys.readouterr().err
+
+
+def test_the_settings_say_where_bundles_are(
+    bundles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """L38: without a path, every command takes the directory of the settings."""
+    setting = ("--set", f"agents.bundles={bundles}")
+    for command in ("list", "inspect"):
+        assert qae("bundle", command, *setting) == 0
+        assert "patchtst" in capsys.readouterr().out
+
+
+def test_a_path_is_no_markup(
+    bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets in a name are shown as they are."""
+    copy = Path(shutil.copytree(bundles / "gru", tmp_path / "[red]gru"))
+    (copy / "[bold]x").write_text("")
+    assert qae("bundle", "validate", str(copy)) == 1
+    shown = capsys.readouterr().out
+    assert f"bundle {copy}: [bold]x is not in the manifest" in shown
+    assert shown.endswith("broken: [red]gru\n")
 
 
 def test_a_broken_bundle_exits_1(
     bundles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """L24: a 0-byte payload is told in one line beside the whole ones, and the exit code is 1."""
+    """L24: a 0-byte payload is told in one line beside the whole one, and the exit code is 1."""
     copy = Path(shutil.copytree(bundles, tmp_path / "bundles"))
     (copy / "gru" / "model.pt").write_bytes(b"")
     assert qae("bundle", "validate", str(copy)) == 1
-    broken, whole = capsys.readouterr().out.splitlines()
-    assert broken.startswith(f"broken bundle {copy / 'gru'}: model.pt (0 bytes) does not have")
-    assert whole.startswith("whole")
+    found = blocks(capsys.readouterr().out)
+    (failed,) = found[str(copy / "gru")]
+    assert failed.split()[:2] == ["failed", "bundle"]
+    assert f"bundle {copy / 'gru'}: model.pt (0 bytes) does not have" in failed
+    assert not any(line.startswith("failed") for line in found[str(copy / "patchtst")])
+    assert "broken: gru" in found
 
 
 def test_a_wrong_golden_pair_exits_1(
@@ -65,9 +122,23 @@ def test_no_bundle_is_one_sentence(
     )
 
 
+def test_inspect_tells_the_payload(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters, each layer in one line that no width cuts, and what the head answers alone."""
+    assert qae("bundle", "inspect", str(bundles / "patchtst")) == 0
+    shown = capsys.readouterr().out
+    assert "parameters       611713" in shown
+    assert "encoder.layers.2.self_attn.in_proj_weight" in shown
+    assert "384 × 128" in shown
+    assert "…" not in shown
+    head = next(line for line in shown.splitlines() if line.startswith("  head"))
+    assert "bias" in head
+    assert "probability 0." in head
+    assert "positions" in shown.partition("buffers")[2]
+
+
 def test_inspect_prints_json(bundles: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is printed parses, and is the manifest without the golden windows' numbers."""
-    assert qae("bundle", "inspect", str(bundles / "gru")) == 0
+    """What is printed parses: the manifest without the golden numbers, and the payload."""
+    assert qae("bundle", "inspect", "--json", str(bundles / "gru")) == 0
     shown = json.loads(capsys.readouterr().out)
     manifest = json.loads((bundles / "gru" / "manifest.json").read_text())
     golden = manifest.pop("golden")
@@ -75,6 +146,9 @@ def test_inspect_prints_json(bundles: Path, capsys: pytest.CaptureFixture[str]) 
         "windows": len(golden["windows"]),
         "probabilities": golden["probabilities"],
     }
+    payload = shown.pop("payload")
+    assert payload["parameters"] == 10_497
+    assert payload["methods"] == ["forward", "pack", "prepare", "weights"]
     assert shown == manifest
 
 

@@ -9,6 +9,7 @@ import pytest
 from quantum_ai_engine.agents.bundle import read_bundle
 from quantum_ai_engine.cli.app import main
 from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.training.models.registry import FAMILIES
 
 
 def qae(*arguments: str) -> int:
@@ -55,21 +56,46 @@ def refused(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str, code
 def test_a_training_ends_in_a_whole_bundle(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """L21: what was trained is a bundle, and its score against the base rate is said."""
-    arguments = ("--name", "small", "--epochs", "1", "--samples", "64", "--out", str(tmp_path))
-    assert qae("train", "gru", "--data", data, *arguments) == 0
-    bundle = read_bundle(tmp_path / "small")
+    """L21: what was trained is a bundle; its score and the balance of its labels are said."""
+    out, reports = tmp_path / "out", tmp_path / "reports"
+    options = ("--name", "small", "--epochs", "1", "--samples", "512", "--learning-rate", "0.01")
+    places = ("--out", str(out), "--report", str(reports))
+    assert qae("train", "gru", "--data", data, *options, *places) == 0
+    bundle = read_bundle(out / "small")
     assert (bundle.manifest.name, bundle.manifest.kind) == ("small", "gru")
     said = capsys.readouterr().err
     assert f"Brier {bundle.manifest.held_out.brier:.4f}" in said
     assert "skill" in said
-    assert [p.name for p in tmp_path.iterdir()] == ["small"]
+    labels = bundle.manifest.labels
+    assert f"{labels.rose} rose, {labels.fell} fell, {labels.masked} masked" in said
+    assert [p.name for p in out.iterdir()] == ["small"]
+    assert {p.name for p in reports.iterdir()} == {"small.html", "small.png"}
+
+
+def test_a_report_that_cannot_be_written_costs_no_bundle(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """L23: the bundle is whole without its report; that there is none is said."""
+    (tmp_path / "file").write_text("not a directory")
+    places = ("--out", str(tmp_path / "out"), "--report", str(tmp_path / "file"))
+    assert qae("train", "momentum", "--data", data, *places) == 0
+    assert "no report:" in capsys.readouterr().err
+    assert read_bundle(tmp_path / "out" / "momentum").manifest.kind == "momentum"
+
+
+def test_a_model_that_learned_nothing_is_no_agent(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """L01: one that ranks held-out bars no better than chance is refused, not let out flat."""
+    quick = ("--data", data, "--epochs", "1", "--samples", "64", "--seed", "0")
+    said = refused(tmp_path / "out", capsys, "gru", *quick)
+    assert said.startswith("the model has learned nothing that holds")
 
 
 def test_an_unknown_kind(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A kind that cannot be trained is named beside those that can."""
     said = refused(tmp_path / "out", capsys, "oracle", "--data", data)
-    assert said == "no kind 'oracle' can be trained; there are gru, patchtst"
+    assert said == f"no kind 'oracle' can be trained; there are {', '.join(FAMILIES)}"
 
 
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +151,6 @@ def test_a_place_that_cannot_be_written(
 ) -> None:
     """A bundle directory that is a file is one sentence too."""
     (tmp_path / "out").write_text("a file")
-    out, quick = str(tmp_path / "out"), ("--epochs", "1", "--samples", "64")
-    assert qae("train", "gru", "--data", data, "--out", out, *quick) == 1
+    out = str(tmp_path / "out")
+    assert qae("train", "momentum", "--data", data, "--out", out) == 1
     assert f"cannot write a bundle to {out}: File exists" in capsys.readouterr().err

@@ -1,37 +1,51 @@
-"""Export: the bundle that serves is the model that was trained, or there is none."""
+"""Export: the bundle that serves is the model that was fitted, or there is none."""
 
+import dataclasses
 import io
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from quantum_ai_engine.agents.base import Agent
 from quantum_ai_engine.agents.bundle import Bundle, BundleError, read_bundle
 from quantum_ai_engine.agents.load import load_agent
+from quantum_ai_engine.features.schema import feature_set
 from quantum_ai_engine.market.table import BarTable
-from quantum_ai_engine.training.dataset import Dataset, TrainingError, build
-from quantum_ai_engine.training.export import script, train_bundle
-from quantum_ai_engine.training.fit import Progress, TrainOptions, Windows, logits, train
+from quantum_ai_engine.training.dataset import Dataset, build
+from quantum_ai_engine.training.export import Trained, train_bundle
+from quantum_ai_engine.training.fit import Windows, fit, logits
 from quantum_ai_engine.training.models.gru import Gru
-from quantum_ai_engine.training.models.registry import MODELS
+from quantum_ai_engine.training.neural import script
+from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
 
 Walk = Callable[..., BarTable]
+Floats = NDArray[np.float64]
+KINDS = ("gru", "xgboost", "lightgbm", "sigor", "momentum")
+LIBRARIES = {"gru": {"torch"}, "xgboost": {"xgboost-cpu"}, "lightgbm": {"lightgbm"}}
 QUICK = TrainOptions(epochs=1, samples_per_epoch=256, batch=64)
 
 
 def ignore(_: Progress) -> None: ...
 
 
-@pytest.fixture(scope="module", params=list(MODELS))
-def bundle(
+@pytest.fixture(scope="module", params=KINDS)
+def trained(
     request: pytest.FixtureRequest, walk: Walk, tmp_path_factory: pytest.TempPathFactory
-) -> Bundle:
+) -> Trained:
     directory = tmp_path_factory.mktemp(request.param)
     return train_bundle(request.param, walk(bars=1600), directory, QUICK, ignore)
+
+
+@pytest.fixture(scope="module")
+def bundle(trained: Trained) -> Bundle:
+    return trained.bundle
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +53,30 @@ def dataset(bundle: Bundle, walk: Walk) -> Dataset:
     return build(walk(bars=1600), bundle.feature_set, bundle.manifest.horizon_bars)
 
 
-def test_the_agent_answers_as_the_trained_model(
-    bundle: Bundle, dataset: Dataset, walk: Walk
-) -> None:
+@pytest.fixture(scope="module")
+def gru_data(walk: Walk) -> Dataset:
+    return build(walk(bars=1600), feature_set("gru9"), 5)
+
+
+def answers(agent: Agent, raw: Floats) -> Floats:
+    return np.concatenate([agent.predict(raw[i : i + 256]) for i in range(0, len(raw), 256)])
+
+
+def test_the_gru_answers_as_the_fitted_model(gru_data: Dataset, walk: Walk, tmp_path: Path) -> None:
     """L22: held-out windows give the agent what the model in eager mode gives, calibrated."""
-    trained = train(bundle.manifest.kind, walk(bars=1600), QUICK, ignore)
-    eager = logits(trained.model, Windows(dataset), dataset.test, 256)
-    agent = load_agent(bundle)
-    raw = dataset.windows(dataset.test)[:200]
+    bundle = train_bundle("gru", walk(bars=1600), tmp_path, QUICK, ignore).bundle
+    model, _ = fit(Gru, gru_data, QUICK, ignore)
+    eager = logits(model, Windows(gru_data), gru_data.test, 256)
+    raw = gru_data.windows(gru_data.test)[:200]
     expected = bundle.manifest.calibration.apply(eager[:200])
-    np.testing.assert_allclose(agent.predict(raw), expected, atol=1e-5)
+    np.testing.assert_allclose(load_agent(bundle).predict(raw), expected, atol=1e-5)
+
+
+def test_the_report_is_of_the_agent_that_serves(trained: Trained) -> None:
+    """L22: the probabilities of a training are those of the written bundle, read again."""
+    raw = trained.dataset.windows(trained.dataset.test)
+    served = answers(load_agent(read_bundle(trained.bundle.path)), raw)
+    np.testing.assert_allclose(trained.probabilities, served, atol=1e-7)
 
 
 def test_golden_pair_is_of_held_out_windows(bundle: Bundle, dataset: Dataset) -> None:
@@ -56,15 +84,6 @@ def test_golden_pair_is_of_held_out_windows(bundle: Bundle, dataset: Dataset) ->
     windows, probabilities = bundle.golden()
     np.testing.assert_array_equal(windows, dataset.windows(dataset.test)[[0, -1]])
     np.testing.assert_allclose(load_agent(bundle).predict(windows), probabilities, atol=1e-5)
-
-
-def test_dropout_is_off_in_the_payload(bundle: Bundle, dataset: Dataset) -> None:
-    """L22: the payload says that it is in eval mode and answers twice alike."""
-    module = torch.jit.load(str(bundle.path / "model.pt"))
-    windows = Windows(dataset).get(torch.from_numpy(dataset.test.row[:50]))
-    assert module.training is False
-    with torch.no_grad():
-        assert torch.equal(module(windows), module(windows))
 
 
 def test_the_manifest_tells_how_it_was_trained(bundle: Bundle, dataset: Dataset) -> None:
@@ -77,16 +96,21 @@ def test_the_manifest_tells_how_it_was_trained(bundle: Bundle, dataset: Dataset)
     assert manifest.spans.validation.to_ms < manifest.spans.test.from_ms
     assert manifest.spans.test.samples == manifest.held_out.samples == len(dataset.test)
     assert manifest.base_rate == dataset.base_rate
-    assert manifest.normaliser == dataset.normaliser
+    assert manifest.normaliser == (dataset.normaliser if manifest.kind == "gru" else None)
+    assert (manifest.labels.rose, manifest.labels.fell) == (
+        int(dataset.train.rose.sum()),
+        int((1.0 - dataset.train.rose).sum()),
+    )
     assert manifest.target.definition.startswith("1 if ln(close[t + 5] / close[t]) > 0")
-    assert manifest.libraries.keys() == {"numba", "numpy", "python", "quantum-ai-engine", "torch"}
-    assert manifest.libraries["torch"] == torch.__version__
+    ours = {"numba", "numpy", "python", "quantum-ai-engine"}
+    theirs = LIBRARIES.get(manifest.kind, set())
+    assert manifest.libraries.keys() == ours | theirs
+    assert all(manifest.libraries[name] == version(name) for name in theirs)
 
 
 def test_held_out_scores_are_those_of_the_agent(bundle: Bundle, dataset: Dataset) -> None:
     """L20: the scores in the manifest are those of the probabilities that the agent gives."""
-    agent, raw = load_agent(bundle), dataset.windows(dataset.test)
-    p = np.concatenate([agent.predict(raw[i : i + 256]) for i in range(0, len(raw), 256)])
+    p = answers(load_agent(bundle), dataset.windows(dataset.test))
     scores = bundle.manifest.held_out
     assert scores.brier == pytest.approx(np.mean((p - dataset.test.rose) ** 2), abs=1e-6)
     assert scores.bias == pytest.approx(np.mean(p - dataset.test.rose), abs=1e-6)
@@ -116,21 +140,21 @@ class Branching(nn.Module):
         return total + 1.0 if torch.jit.is_scripting() else total
 
 
-def test_a_graph_that_differs_is_not_exported(walk: Walk) -> None:
+def test_a_graph_that_differs_is_not_exported(gru_data: Dataset) -> None:
     """L22: when TorchScript answers otherwise than the model, export fails; nothing falls back."""
-    data = train("gru", walk(), QUICK, ignore).dataset
     with pytest.raises(TrainingError, match="the scripted model differs from the trained one by 1"):
-        script(Branching(), data)
+        script(Branching(), gru_data)
 
 
-def test_exports_in_eval_mode_whatever_it_is_given(walk: Walk) -> None:
+def test_exports_in_eval_mode_whatever_it_is_given(gru_data: Dataset) -> None:
     """L22: a model that is still in training mode is exported without dropout."""
-    data = train("gru", walk(), QUICK, ignore).dataset
     model = Gru(dropout=0.5).train()
-    module = torch.jit.load(io.BytesIO(script(model, data)))
-    windows = Windows(data).get(torch.from_numpy(data.test.row[:20]))
+    module = torch.jit.load(io.BytesIO(script(model, gru_data)))
+    assert module.training is False
+    windows = Windows(gru_data).get(torch.from_numpy(gru_data.test.row[:20]))
     with torch.no_grad():
         torch.testing.assert_close(module(windows), model.eval()(windows))
+        assert torch.equal(module(windows), module(windows))
 
 
 def test_an_existing_bundle_is_refused_before_the_training(walk: Walk, tmp_path: Path) -> None:
@@ -155,9 +179,9 @@ def test_torch_keeps_its_threads(walk: Walk, tmp_path: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        named = TrainOptions(epochs=1, samples_per_epoch=64, batch=64, name="short")
-        made = train_bundle("gru", walk(), tmp_path, named, ignore)
+        named = dataclasses.replace(QUICK, name="short")
+        made = train_bundle("gru", walk(bars=1600), tmp_path, named, ignore)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert made.path == tmp_path / "short"
+    assert made.bundle.path == tmp_path / "short"

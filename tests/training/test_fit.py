@@ -9,24 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from quantum_ai_engine.events import INTERVAL_MS
+from quantum_ai_engine.features.schema import feature_set
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.calibrate import platt
-from quantum_ai_engine.training.fit import (
-    Progress,
-    TrainingError,
-    TrainOptions,
-    Windows,
-    logits,
-    train,
-)
-from quantum_ai_engine.training.models.registry import MODELS
+from quantum_ai_engine.training.dataset import Dataset, build
+from quantum_ai_engine.training.family import Loss
+from quantum_ai_engine.training.fit import Windows, fit, logits
+from quantum_ai_engine.training.models.gru import Gru
+from quantum_ai_engine.training.models.nhits import NHits
+from quantum_ai_engine.training.models.patchtst import PatchTst
+from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
 from quantum_ai_engine.training.scores import held_out
 
 Walk = Callable[..., BarTable]
-QUICK = TrainOptions(epochs=1, samples_per_epoch=256, batch=64)
+QUICK = TrainOptions(epochs=1, samples_per_epoch=256, batch=64, device="cpu")
 
 
 def ignore(_: Progress) -> None: ...
+
+
+def fitted(
+    model: type[nn.Module], table: BarTable, options: TrainOptions = QUICK
+) -> tuple[nn.Module, tuple[Loss, ...], Dataset]:
+    data = build(table, feature_set(str(model.feature_set)), options.horizon_bars)
+    return *fit(model, data, options, ignore), data
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -36,21 +42,19 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("kind", MODELS)
-def test_same_seed_gives_the_same_weights(walk: Walk, kind: str) -> None:
+@pytest.mark.parametrize("model", [Gru, PatchTst, NHits])
+def test_same_seed_gives_the_same_weights(walk: Walk, model: type[nn.Module]) -> None:
     """L27: the same bars, options and seed give the same weights; another seed gives others."""
     table = walk(symbols=1, bars=1600)
-    seeds = [0, 0, 1]
     hashes = [
         weights_hash(
-            train(
-                kind,
+            fitted(
+                model,
                 table,
-                TrainOptions(epochs=1, samples_per_epoch=128, batch=64, seed=seed),
-                ignore,
-            ).model
+                TrainOptions(epochs=1, samples_per_epoch=128, batch=64, seed=seed, device="cpu"),
+            )[0]
         )
-        for seed in seeds
+        for seed in (0, 0, 1)
     ]
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -58,21 +62,20 @@ def test_same_seed_gives_the_same_weights(walk: Walk, kind: str) -> None:
 def test_leaves_the_callers_random_state_alone(walk: Walk) -> None:
     """Training draws from its own seed and puts torch's generator back."""
     before = torch.random.get_rng_state()
-    train("gru", walk(), QUICK, ignore)
+    fitted(Gru, walk())
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_learns_what_can_be_learned(walk: Walk) -> None:
     """On a walk with drift regimes the held-out paired score is below 0 by several errors."""
     options = TrainOptions(epochs=3, samples_per_epoch=3000, batch=64, learning_rate=3e-3)
-    trained = train("gru", walk(symbols=3, bars=2500), options, ignore)
-    data, windows = trained.dataset, Windows(trained.dataset)
-    calibration = platt(logits(trained.model, windows, data.validation, 256), data.validation.rose)
+    model, _, data = fitted(Gru, walk(symbols=3, bars=2500), options)
+    windows = Windows(data)
+    calibration = platt(logits(model, windows, data.validation, 256), data.validation.rose)
     scores = held_out(
-        calibration.apply(logits(trained.model, windows, data.test, 256)),
-        data.test.rose,
+        calibration.apply(logits(model, windows, data.test, 256)),
+        data.test,
         data.base_rate,
-        data.test.close_time,
         data.horizon_bars,
         INTERVAL_MS[data.interval],
     )
@@ -81,7 +84,7 @@ def test_learns_what_can_be_learned(walk: Walk) -> None:
 
 def test_windows_are_normalised_once_as_in_serving(walk: Walk) -> None:
     """L17: what training reads equals, bit for bit, the normaliser applied to raw windows."""
-    data = train("gru", walk(), QUICK, ignore).dataset
+    data = build(walk(), feature_set("gru9"), 5)
     served, _ = data.normaliser.apply(data.windows(data.test))
     read = Windows(data).get(torch.from_numpy(data.test.row)).numpy()
     np.testing.assert_array_equal(read, served)
@@ -91,7 +94,7 @@ def test_tells_every_step_and_the_validation_of_every_epoch(walk: Walk) -> None:
     """Progress counts all steps; the last of each epoch brings the validation loss."""
     told: list[Progress] = []
     options = TrainOptions(epochs=2, samples_per_epoch=150, batch=64)
-    train("gru", walk(), options, told.append)
+    fit(Gru, build(walk(), feature_set("gru9"), 5), options, told.append)
     assert [(p.epoch, p.step) for p in told] == [(e, s) for e in (1, 2) for s in (1, 2, 3)]
     assert {(p.epochs, p.steps) for p in told} == {(2, 3)}
     assert [p.validation_loss is not None for p in told] == [False, False, True] * 2
@@ -102,16 +105,15 @@ def test_keeps_the_weights_of_the_best_epoch(walk: Walk) -> None:
     """Training stops after `patience` epochs without improvement and returns the best weights."""
     told: list[Progress] = []
     options = TrainOptions(epochs=30, batch=64, learning_rate=2e-2, patience=2)
-    trained = train("gru", walk(drift=0.0), options, told.append)
+    data = build(walk(drift=0.0), feature_set("gru9"), 5)
+    model, curve = fit(Gru, data, options, told.append)
     losses = [p.validation_loss for p in told if p.validation_loss is not None]
-    assert len(losses) == trained.best_epoch + 2 < 30
-    assert trained.validation_loss == losses[trained.best_epoch - 1] == min(losses)
-    answers = logits(trained.model, Windows(trained.dataset), trained.dataset.validation, 64)
-    loss = nn.BCEWithLogitsLoss()(
-        torch.from_numpy(answers), torch.from_numpy(trained.dataset.validation.rose)
-    )
-    assert float(loss) == pytest.approx(trained.validation_loss, rel=1e-9)
-    assert not trained.model.training
+    assert [loss.validation for loss in curve] == losses
+    assert len(losses) == losses.index(min(losses)) + 1 + 2 < 30
+    answers = logits(model, Windows(data), data.validation, 64)
+    loss = nn.BCEWithLogitsLoss()(torch.from_numpy(answers), torch.from_numpy(data.validation.rose))
+    assert float(loss) == pytest.approx(min(losses), rel=1e-9)
+    assert not model.training
 
 
 class Runaway(nn.Module):
@@ -127,13 +129,26 @@ class Runaway(nn.Module):
         return windows.mean(dim=[1, 2]) * self.weight * 1e38 * 1e4  # [batch]
 
 
-def test_a_loss_that_is_no_number_ends_the_training(
-    walk: Walk, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_no_number_ends_the_training(walk: Walk) -> None:
     """L02: weights that ran away are refused; they are never exported."""
-    monkeypatch.setitem(MODELS, "runaway", Runaway)
-    with pytest.raises(TrainingError, match=r"the loss of runaway became .* lower learning_rate"):
-        train("runaway", walk(), QUICK, ignore)
+    with pytest.raises(TrainingError, match=r"the loss became .* lower learning_rate"):
+        fitted(Runaway, walk())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_cuda_is_refused_where_there_is_none(walk: Walk) -> None:
+    """L03: asked for CUDA, a fit does not fall back to the CPU in silence."""
+    with pytest.raises(TrainingError, match=r"^device = 'cuda', but torch finds no CUDA here"):
+        fitted(Gru, walk(), TrainOptions(epochs=1, samples_per_epoch=64, device="cuda"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA here")
+def test_what_was_fitted_on_cuda_comes_back(walk: Walk) -> None:
+    """A model fitted on CUDA is handed over on the CPU, and answers there."""
+    options = TrainOptions(epochs=1, samples_per_epoch=256, device="cuda")
+    model, _, data = fitted(Gru, walk(), options)
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+    assert np.isfinite(logits(model, Windows(data), data.test, 64)).all()
 
 
 @pytest.mark.parametrize(
@@ -157,9 +172,3 @@ def test_options_that_cannot_be_meant_are_refused(key: str, value: object) -> No
     """An option out of its range is named."""
     with pytest.raises(TrainingError, match=f"^{key} = "):
         TrainOptions(**{key: value})  # type: ignore[arg-type]
-
-
-def test_an_unknown_kind_names_those_that_exist(walk: Walk) -> None:
-    """L03: another kind is not replaced by a known one."""
-    with pytest.raises(TrainingError, match="no kind 'lstm' can be trained; there are gru, patch"):
-        train("lstm", walk(), QUICK, ignore)

@@ -1,10 +1,13 @@
 """A patch transformer: attention over stretches of rows instead of single rows."""
 
-import math
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from quantum_ai_engine.training.models.positions import sinusoids
+from quantum_ai_engine.training.models.serving import EncoderServing, dot, encoder_layer
+from quantum_ai_engine.training.neural import Neural
 
 COLUMNS, PATCH_ROWS, PATCHES = 8, 16, 8
 WIDTH, HEADS, LAYERS, FEED_FORWARD = 128, 4, 3, 512
@@ -19,6 +22,7 @@ class PatchTst(nn.Module):
     encoder are those of Vaswani et al. 2017, "Attention Is All You Need". Unlike the paper's, a
     patch holds all columns at once, since they describe one bar together.
 
+    >>> import torch
     >>> PatchTst().eval()(torch.zeros(5, 128, 8)).shape
     torch.Size([5])
     """
@@ -48,15 +52,34 @@ class PatchTst(nn.Module):
         logits: Tensor = self.read_out(summary).squeeze(1)  # [batch]
         return logits
 
+    def for_serving(self) -> nn.Module:
+        """The twin that serves."""
+        return PatchTstServing(self)
 
-def sinusoids(positions: int, width: int) -> Tensor:
-    """Fixed position codes [positions, width]: sines in even columns, cosines in odd ones.
 
-    >>> sinusoids(2, 2)
-    tensor([[0.0000, 1.0000],
-            [0.8415, 0.5403]])
-    """
-    frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
-    angles = torch.arange(positions).unsqueeze(1) * frequencies  # [positions, width / 2]
-    pairs = torch.stack([angles.sin(), angles.cos()], dim=2)  # [positions, width / 2, 2]
-    return pairs.reshape(positions, width)  # [positions, width]
+class PatchTstServing(EncoderServing):
+    """The twin: packed weights, and activations and sums fused into the linear layers."""
+
+    def __init__(self, model: PatchTst) -> None:
+        super().__init__(model)
+        self.norm = model.norm
+
+    def pack(self) -> list[list[Tensor]]:
+        """Those of the encoder, and those of the read-out."""
+        packed = self.pack_encoder()
+        packed.append([self.norm.weight, self.norm.bias, self.read_out.weight, self.read_out.bias])
+        return packed
+
+    def forward(self, windows: Tensor) -> Tensor:
+        weights, batch = self.weights(), len(windows)
+        patches = windows.reshape(batch, -1, self.embed.in_features)  # [batch, patches, values]
+        states = self.embedded(patches, weights[0])  # [batch * patches, width]
+        for layer in weights[1:-1]:
+            states = encoder_layer(states, layer, batch, self.heads)
+        summary = states.view(batch, -1, states.size(1)).mean(dim=1)  # [batch, width]
+        end = weights[-1]
+        summary = functional.layer_norm(summary, [summary.size(1)], end[0], end[1])
+        return dot(summary, end[2], end[3])
+
+
+FAMILY = Neural(PatchTst, PatchTst.feature_set)

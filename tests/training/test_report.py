@@ -1,0 +1,204 @@
+"""The training report: one page that needs nothing else and says what the manifest says."""
+
+import builtins
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from quantum_ai_engine.agents.manifest import HeldOut
+from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.training.export import Trained, train_bundle
+from quantum_ai_engine.training.options import TrainingError, TrainOptions
+from quantum_ai_engine.training.report import verdict, write_report
+
+VOID = {"meta", "img", "source"}
+
+
+class Page(HTMLParser):
+    """The words of a page, its tags with their attributes, and whether all were closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.words: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    @property
+    def text(self) -> str:
+        return " ".join(self.words)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def trained(walk: Callable[..., BarTable], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A real `gru`, trained a little on bars that can be learned."""
+    options = TrainOptions(epochs=3, samples_per_epoch=1024, batch=64)
+    directory = tmp_path_factory.mktemp("gru")
+    return train_bundle("gru", walk(bars=1500), directory, options, lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def path(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report."""
+    return write_report(trained, tmp_path_factory.mktemp("report") / "new")
+
+
+@pytest.fixture(scope="module")
+def page(path: Path) -> Page:
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_the_page_is_whole(path: Path, page: Page) -> None:
+    """Every tag is closed in order, and both files lie under the agent's name."""
+    assert page.open == []
+    assert path.name == "gru.html"
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert sum(tag == "img" for tag, _ in page.tags) == 5
+
+
+def test_the_page_needs_nothing_else(path: Path, page: Page) -> None:
+    """No script, no style attribute, no address: pictures are inside, and the policy says so."""
+    html = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?:|//\w|url\(|@import", re.sub(r'"data:[^"]*"', "", html))
+    assert {"script", "link", "a", "iframe"}.isdisjoint(tag for tag, _ in page.tags)
+    for _, attributes in page.tags:
+        assert not {name for name in attributes if name == "style" or name.startswith("on")}
+        for name in ("src", "srcset"):
+            assert (attributes.get(name) or "data:image/png").startswith("data:image/png")
+    policies = [a["content"] for _, a in page.tags if "http-equiv" in a]
+    assert policies[0] is not None
+    assert policies[0].startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+
+
+def test_every_score_is_the_manifests(trained: Trained, page: Page) -> None:
+    """L08: scores, spans, labels, hash and libraries on the page are those of the bundle."""
+    manifest = trained.bundle.manifest
+    s, spans = manifest.held_out, manifest.spans
+    shown = [
+        f"{s.brier:.5f}",
+        f"{s.brier_base_rate:.5f}",
+        f"{s.paired:+.5f}".replace("-", "−"),
+        f"{s.paired_stderr:.5f}",
+        f"{s.auc:.4f}",
+        f"{s.bias:+.4f}".replace("-", "−"),
+        f"{s.calibration_error:.4f}",
+        spans.data_sha256,
+        manifest.schema_hash,
+        trained.bundle.digest,
+        f"{spans.embargo_bars} bars",
+        f"{manifest.labels.masked:,} windows",
+        f"{manifest.labels.rose:,} rose, {manifest.labels.fell:,} fell",
+        f"{manifest.calibration.method}: up {manifest.calibration.up:.4f}",
+        *(f"{name} {version}" for name, version in manifest.libraries.items()),
+        *(f"{span.samples:,}" for span in (spans.train, spans.validation, spans.test)),
+        *(f"{b.mean_probability:.4f}" for b in s.reliability),
+        *manifest.columns,
+        *spans.symbols,
+    ]
+    assert [text for text in shown if text not in page.text] == []
+    assert verdict(s)[0] in page.words
+
+
+def test_the_same_input_gives_the_same_bytes(trained: Trained, path: Path, tmp_path: Path) -> None:
+    """No date, no version of the plotter, no random name: a report can be compared."""
+    again = write_report(trained, tmp_path)
+    assert again.read_bytes() == path.read_bytes()
+    assert again.with_suffix(".png").read_bytes() == path.with_suffix(".png").read_bytes()
+
+
+def test_global_settings_of_matplotlib_stay(trained: Trained, tmp_path: Path) -> None:
+    """A report leaves the process's plotting settings and its list of open figures alone."""
+    import matplotlib as mpl
+    from matplotlib._pylab_helpers import Gcf
+
+    before = dict(mpl.rcParams)
+    write_report(trained, tmp_path)
+    assert dict(mpl.rcParams) == before
+    assert Gcf.get_all_fig_managers() == []
+
+
+def test_what_was_not_fitted_has_no_losses(trained: Trained, tmp_path: Path) -> None:
+    """Rules have no epochs: the page says so in place of an empty picture."""
+    made = Page(write_report(replace(trained, losses=()), tmp_path).read_text("utf-8"))
+    assert "nothing was fitted by epochs" in made.words
+    assert sum(tag == "img" for tag, _ in made.tags) == 4
+
+
+def test_names_are_escaped(trained: Trained, tmp_path: Path) -> None:
+    """A symbol is text, whatever it is made of."""
+    manifest = trained.bundle.manifest
+    spans = msgspec.structs.replace(manifest.spans, symbols=("<b>&",))
+    bundle = msgspec.structs.replace(
+        trained.bundle, manifest=msgspec.structs.replace(manifest, spans=spans)
+    )
+    made = Page(write_report(replace(trained, bundle=bundle), tmp_path).read_text("utf-8"))
+    assert "<b>&" in made.text
+    assert "b" not in {tag for tag, _ in made.tags}
+
+
+def test_progress_ends_at_its_end(trained: Trained, tmp_path: Path) -> None:
+    """Each column is one step of the work that takes time."""
+    seen: list[tuple[int, int]] = []
+    write_report(trained, tmp_path, lambda done, steps: seen.append((done, steps)))
+    assert seen == [(i, 9) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("paired", "words"),
+    [
+        (-0.021, "Skill shown"),
+        (-0.019, "No skill shown"),
+        (0.019, "No skill shown"),
+        (0.021, "Worse than the base rate"),
+    ],
+)
+def test_skill_is_two_standard_errors(trained: Trained, paired: float, words: str) -> None:
+    """L08: an agent within two standard errors of the base rate has shown no skill."""
+    scores: HeldOut = msgspec.structs.replace(
+        trained.bundle.manifest.held_out, paired=paired, paired_stderr=0.01
+    )
+    said, sentence = verdict(scores)
+    assert said == words
+    assert ("below" in sentence) == (paired < 0)
+
+
+def test_without_matplotlib_the_extra_is_named(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence says what to install, and nothing is written."""
+    real = builtins.__import__
+
+    def without(
+        name: str,
+        globals: Mapping[str, Any] | None = None,  # noqa: A002 (the signature of __import__)
+        locals: Mapping[str, Any] | None = None,  # noqa: A002
+        fromlist: Sequence[str] = (),
+        level: int = 0,
+    ) -> Any:
+        if name.partition(".")[0] == "matplotlib":
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        return real(name, globals, locals, fromlist, level)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(TrainingError, match=r"needs matplotlib: pip install .*\[report\]"):
+        write_report(trained, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
