@@ -34,11 +34,12 @@ from quantum_ai_engine.training.scores import held_out
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 FIRST = 0.6
 BATCH = 1000
+SERVED = 40_000  # bars of the rest at most
 START_MS = 1_735_689_600_000
 PAPER_STEPS, PAPER_SYMBOLS = 12_000, 4
 OPTIONS = {
     "gru": TrainOptions(epochs=4, samples_per_epoch=60_000),
-    "transformer": TrainOptions(epochs=2, samples_per_epoch=8_000, learning_rate=1e-4),
+    "transformer": TrainOptions(epochs=1, samples_per_epoch=4_000, learning_rate=2e-4),
     "patchtst": TrainOptions(epochs=3, samples_per_epoch=20_000, learning_rate=3e-4),
     "nhits": TrainOptions(epochs=3, samples_per_epoch=40_000),
 }
@@ -72,8 +73,8 @@ def introduction(files: Sequence[str]) -> str:
             "",
             f"Made by `python -m benchmarks.families {named}` on {machine()}. Each family is "
             f"trained by its own command's code on the first {FIRST:g} of the bars, horizon 5 "
-            "bars, and then served on all the rest by the engine itself. *Held-out* is the "
-            "bundle's own test span (the last 15 % of its part, behind an embargo), *rest* what "
+            f"bars, and then served on the rest, at most {SERVED:,} bars, by the engine itself. "
+            "*Held-out* is the bundle's own test span (the last 15 % of its part, behind an embargo), *rest* what "
             "the served agent said of bars that no training saw. Brier below the base rate's is "
             "skill; the error of their difference counts overlapping outcomes once. In liquid "
             "markets an AUC near 0.51 is honest. A model that ranks its validation span no better "
@@ -150,7 +151,7 @@ async def serve(directory: Path, table: BarTable, cut: int) -> dict[str, Served]
     engine.learn(list(bars_of(table.rows(warm, cut))))
     outcomes = outcomes_of(table)
     served = {agent.name: Served() for agent in agents}
-    for start in range(cut, len(table), BATCH):
+    for start in range(cut, min(len(table), cut + SERVED), BATCH):
         part = list(bars_of(table.rows(start, start + BATCH)))
         done = await engine.process(part, None, lambda _: contextlib.nullcontext())
         for signal in done.signals:

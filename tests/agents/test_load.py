@@ -11,6 +11,7 @@ import pytest
 
 from quantum_ai_engine.agents.bundle import Bundle, BundleError, read_bundle
 from quantum_ai_engine.agents.load import load_agent, load_agents
+from quantum_ai_engine.config import Venue
 
 from .again import again
 
@@ -145,3 +146,23 @@ def test_agents_of_all_kinds_stand_side_by_side(tabular: dict[str, Bundle], tmp_
     assert [agent.name for agent in agents] == ["sigor", "xgboost", "lightgbm", "momentum"]
     assert len({agent.bundle for agent in agents}) == 4
     assert not any(agent.unavailable for agent in agents)
+
+
+def test_a_model_that_reads_sessions_is_served_with_those_of_its_training(
+    tabular: dict[str, Bundle], tmp_path: Path
+) -> None:
+    """L11: with another venue for a symbol its columns would be others than it was trained on."""
+    again(tabular["xgboost"], tmp_path)
+    symbol = tabular["xgboost"].manifest.spans.symbols[0]
+    assert len(load_agents(tmp_path)) == 1
+    with pytest.raises(BundleError) as refused:
+        load_agents(tmp_path, (), {symbol: Venue("Asia/Tokyo", "09:00", "15:00")})
+    said = f"was trained with {symbol} in sessions of UTC 00:00 24:00, but sessions.venues has it"
+    assert said in str(refused.value)
+    assert "in Asia/Tokyo 09:00 15:00" in str(refused.value)
+    assert len(load_agents(tmp_path, (), {"ELSEWHERE": Venue("Asia/Tokyo", "09:00", "15:00")})) == 1
+
+
+def test_a_model_without_sessions_is_served_with_any(bundles: Path) -> None:
+    """Columns that no venue moves are the same everywhere."""
+    assert not read_bundle(bundles / "momentum").feature_set.reads_sessions
