@@ -21,14 +21,21 @@ COMPARED_BATCH = 64  # executor has specialised before the last of them
 
 @dataclass(frozen=True, slots=True)
 class Neural:
-    """A family of torch modules that answer one logit per window."""
+    """A family of torch modules that answer one logit per window.
+
+    With `one_thread` they are fitted in one: steps as small as a recurrent layer's lose more by
+    waiting for each other than they win, many times more on a busy machine.
+    """
 
     model: type[nn.Module]
     feature_set: str
+    one_thread: bool = False
 
     def fit(
         self, dataset: Dataset, options: TrainOptions, progress: Callable[[Progress], None]
     ) -> Fitted:
+        if self.one_thread:
+            torch.set_num_threads(1)  # who trains puts it back
         model, losses = fit(self.model, dataset, options, progress)
         return Fitted({PAYLOAD: script(model, dataset)}, (), True, losses, ("torch",))
 

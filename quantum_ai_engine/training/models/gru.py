@@ -117,4 +117,4 @@ def gates(
     )
 
 
-FAMILY = Neural(Gru, Gru.feature_set)
+FAMILY = Neural(Gru, Gru.feature_set, one_thread=True)
