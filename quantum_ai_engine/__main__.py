@@ -13,7 +13,8 @@ PATIENCE_S = 2.0  # with a warm cache everything is there by then
 
 def main() -> None:
     """Run a command. Imports come late, so that a kernel that cannot be cached says so."""
-    if "serve" in sys.argv:
+    command = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    if command == "serve":
         bound_threads()  # before any library is loaded that would make threads
     try:
         with _said_when_slow():

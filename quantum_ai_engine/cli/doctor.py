@@ -1,6 +1,7 @@
 """`qae doctor`: what on this machine would keep the engine from working as promised."""
 
 import asyncio
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -53,6 +54,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield Finding("good", f"quantum-ai-engine {version()}, build {build_id()}")
     yield kernel_finding()
     yield torch_finding(_cuda_version)
+    yield from (library_finding(name) for name in ("xgboost", "lightgbm"))
     yield cores_finding(settings.agents.budget_cores, len(os.sched_getaffinity(0)))
     yield redis_finding(settings)
     yield from bundle_findings(settings)
@@ -77,6 +79,19 @@ def torch_finding(cuda_version: Callable[[], str | None]) -> Finding:
             "'Installing', shows how to get the CPU wheel",
         )
     return Finding("good", "torch is the build for processors")
+
+
+def library_finding(name: str) -> Finding:
+    """Whether a library of boosted trees can be used; without it its agents abstain."""
+    try:
+        importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        return Finding(
+            "warning",
+            f"{name} cannot be used ({error}): pip install 'quantum-ai-engine[trees]'; lightgbm "
+            "needs libgomp1 of the system",
+        )
+    return Finding("good", f"{name} is there")
 
 
 def cores_finding(budget_cores: float, cores: int) -> Finding:

@@ -179,8 +179,8 @@ def _logits(agent: BundledAgent, dataset: Dataset, samples: Samples) -> NDArray[
 
 def _target(options: TrainOptions) -> Target:
     ahead = f"ln(close[t + {options.horizon_bars}] / close[t])"
-    zone = f"{options.dead_zone:g}"
-    return Target(f"1 if {ahead} > {zone}, 0 if {ahead} < -{zone}, else masked", options.dead_zone)
+    up, down = f"{options.dead_zone:g}", f"{-options.dead_zone or 0.0:g}"
+    return Target(f"1 if {ahead} > {up}, 0 if {ahead} < {down}, else masked", options.dead_zone)
 
 
 def _spans(dataset: Dataset) -> Spans:

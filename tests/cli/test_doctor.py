@@ -13,6 +13,7 @@ from quantum_ai_engine.cli.doctor import (
     cores_finding,
     examine,
     kernel_finding,
+    library_finding,
     redis_finding,
     torch_finding,
 )
@@ -74,8 +75,18 @@ def test_bundles_are_examined(bundles: Path, tmp_path: Path) -> None:
 def test_everything_is_examined(settings: Settings) -> None:
     """With Redis and whole bundles nothing is bad."""
     findings = list(examine(settings))
-    assert len(findings) == 7
+    assert len(findings) == 9
     assert {finding.grade for finding in findings} <= {"good", "warning"}
+
+
+@pytest.mark.parametrize("name", ["xgboost", "lightgbm"])
+def test_a_missing_library_of_trees_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its agents would abstain: that is a warning with what to install."""
+    assert library_finding(name).grade == "good"
+    monkeypatch.setitem(sys.modules, name, None)
+    finding = library_finding(name)
+    assert finding.grade == "warning"
+    assert "pip install 'quantum-ai-engine[trees]'" in finding.text
 
 
 def test_bad_findings_exit_1(

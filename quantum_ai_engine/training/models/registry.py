@@ -31,6 +31,6 @@ def family(kind: str) -> "Family":
         found: Family = pkgutil.resolve_name(FAMILIES[kind])
     except ModuleNotFoundError as error:
         raise TrainingError(
-            f"training {kind} needs {error.name}: pip install 'quantum-ai-engine[all]'"
+            f"training {kind} needs {error.name}: pip install 'quantum-ai-engine[torch,trees]'"
         ) from error
     return found
