@@ -96,11 +96,15 @@ class _Admitted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A processed bar for which a signal is due: its row in the burst, and now, in ms."""
+    """A processed bar for which a signal is due.
 
-    row: int
+    `row` [columns] is the kernel's, `count` the bars that its series had then, `now_ms` is now.
+    """
+
     bar: Bar
     series: int
+    row: NDArray[np.float64]
+    count: int
     now_ms: int
 
 
@@ -143,19 +147,17 @@ class Engine:
         done = Round()
         with stage("order"):
             admitted = self._admitted(bars, done)
-        for part in _parts(admitted):
-            with stage("features"):
-                rows = self._step(part)
-            candidates = self._candidates(part, rows, now_ms, done)
-            with stage("predict"):
-                forecasts = await self._forecasts(candidates, rows)
-            with stage("decide"):
-                for candidate, forecast in zip(candidates, forecasts, strict=True):
-                    if isinstance(forecast, Forecast):
-                        done.signals.append(self._signal(candidate, forecast, rows))
-                    else:
-                        done.silent["no_effective_vote"] += 1
-                        done.unheard += forecast
+        with stage("features"):
+            candidates, windows = self._due(admitted, now_ms, done)
+        with stage("predict"):
+            forecasts = await self._forecasts(candidates, windows)
+        with stage("decide"):
+            for candidate, forecast in zip(candidates, forecasts, strict=True):
+                if isinstance(forecast, Forecast):
+                    done.signals.append(self._signal(candidate, forecast))
+                else:
+                    done.silent["no_effective_vote"] += 1
+                    done.unheard += forecast
         return done
 
     async def forecast(self, symbol: str, interval: str) -> Forecast | Unheard:
@@ -256,6 +258,28 @@ class Engine:
         values = np.array([self._calendars.row(a.bar) for a in admitted])
         return self._store.step(series, values.reshape(-1, kernel.BAR_WIDTH))
 
+    def _due(
+        self, admitted: Sequence[_Admitted], now_ms: int | None, done: Round
+    ) -> tuple[list[_Candidate], dict[str, Windows]]:
+        """Step the features; the bars for which a signal is due, and their windows by set.
+
+        Windows are views, unless a series has so many bars that the last would overwrite the
+        first's.
+        """
+        parts = list(_parts(admitted)) or [[]]
+        candidates: list[_Candidate] = []
+        windows: dict[str, list[Windows]] = {name: [] for name in self._sets}
+        for part in parts:
+            due = self._candidates(part, self._step(part), now_ms, done)
+            series = np.array([candidate.series for candidate in due], dtype=np.int64)
+            counts = np.array([candidate.count for candidate in due], dtype=np.int64)
+            for name, views in windows.items():
+                views.append(self._store.windows(name, series, counts))
+                if len(parts) > 1:
+                    views[-1] = Windows.of(views[-1].array())
+            candidates += due
+        return candidates, {name: Windows.joined(views) for name, views in windows.items()}
+
     def _admit(self, bar: Bar) -> int | None:
         """The series of a bar that is new, None for a duplicate; raises `Refused` otherwise."""
         series = self._series_of(bar)
@@ -292,27 +316,26 @@ class Engine:
     ) -> list[_Candidate]:
         """The bars that are past burn-in and still fresh; the others are counted as silent."""
         candidates = []
-        for row, (bar, series, newest_close) in enumerate(admitted):
+        counts = rows.counts.tolist()
+        for i, (bar, series, newest_close) in enumerate(admitted):
             now = newest_close if now_ms is None else now_ms
-            if rows.counts[row] < self._settings.burn_in_bars:
+            if counts[i] < self._settings.burn_in_bars:
                 done.silent["burn_in"] += 1
             elif now > self._valid_until(bar):
                 done.silent["expired"] += 1
             else:
-                candidates.append(_Candidate(row, bar, series, now))
+                candidates.append(_Candidate(bar, series, rows.values[i], counts[i], now))
         return candidates
 
     def _valid_until(self, bar: Bar) -> int:
         return bar.close_time + round(self._settings.valid_intervals * bar.interval_ms)
 
     async def _forecasts(
-        self, candidates: Sequence[_Candidate], rows: Rows
+        self, candidates: Sequence[_Candidate], windows: dict[str, Windows]
     ) -> list[Forecast | Unheard]:
         """One forecast per candidate, all agents and all bars batched into one call."""
         intervals = [candidate.bar.interval for candidate in candidates]
-        series = np.array([candidate.series for candidate in candidates], dtype=np.int64)
-        counts = rows.counts[[candidate.row for candidate in candidates]]
-        windows = {name: self._store.windows(name, series, counts) for name in self._sets}
+        counts = np.array([candidate.count for candidate in candidates], dtype=np.int64)
         return await self._predict(intervals, counts, windows)
 
     async def _forecast_one(
@@ -345,7 +368,7 @@ class Engine:
                     abstained[i].append(Abstention(request.agent.name, why))
         return [combine(_weighted(v), a) or a for v, a in zip(votes, abstained, strict=True)]
 
-    def _signal(self, candidate: _Candidate, forecast: Forecast, rows: Rows) -> Signal:
+    def _signal(self, candidate: _Candidate, forecast: Forecast) -> Signal:
         """Decide on a forecast and say everything that a subscriber needs to know."""
         bar, risk = candidate.bar, self._risk
         stance = next_stance(self._stances[candidate.series], forecast.probability, risk)
@@ -372,7 +395,7 @@ class Engine:
             policy=Policy("NORMAL", risk.exposure_cap),
             risk=Risk("ACTIVE", (), ("exposure_cap",) if capped else ()),
             schema_hash=KERNEL_HASH,
-            row_hash=blake2b(rows.values[candidate.row].tobytes(), digest_size=8).hexdigest(),
+            row_hash=blake2b(candidate.row.tobytes(), digest_size=8).hexdigest(),
             engine=self._identity.engine,
             config_hash=self._identity.config_hash,
             latency_us={},

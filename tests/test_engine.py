@@ -409,18 +409,25 @@ def test_too_few_bars_are_no_forecast(real: AgentPool) -> None:
 
 
 def test_stages_are_entered_in_order(start: Start) -> None:
-    """Whoever measures sees order once per batch, then the other stages once per part."""
+    """Whoever measures sees each stage once per batch, whatever it holds."""
     entered: list[str] = []
 
     def stage(name: str) -> AbstractContextManager[None]:
         entered.append(name)
         return nullcontext()
 
-    part = ["features", "predict", "decide"]
     engine = engine_of(start(Momentum()))
     bars = walk(3 + DEPTH + 1)
-    asyncio.run(engine.process(bars[:3], None, stage))
-    assert entered == ["order", *part]
-    entered.clear()
-    asyncio.run(engine.process(bars[3:], None, stage))  # more of one series than windows stay for
-    assert entered == ["order", *part, *part]
+    for batch in ([], bars[:3], bars[3:]):  # the last has more bars than windows stay for
+        asyncio.run(engine.process(batch, None, stage))
+        assert entered == ["order", "features", "predict", "decide"]
+        entered.clear()
+
+
+def test_a_long_batch_of_one_series_is_asked_about_at_once(start: Start) -> None:
+    """L46: a round has one deadline, however many bars of one series it holds."""
+    agent = Momentum()
+    engine = engine_of(start(agent))
+    bars = walk(SETS["gru9"].window_ready_at + 3 * DEPTH)
+    done = asyncio.run(engine.process(bars, None, lambda _: nullcontext()))
+    assert [len(windows) for windows in agent.seen] == [len(done.signals)] == [3 * DEPTH + 1]

@@ -63,6 +63,13 @@ class Windows:
         n, length, _ = windows.shape
         return cls(np.ascontiguousarray(windows), np.arange(n), np.full(n, length), length)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Windows"]) -> "Windows":
+        """One after the other; several parts must lie in arrays of their own."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls.of(np.concatenate([part.rings for part in parts]))
+
     def __len__(self) -> int:
         return len(self.series)
 
