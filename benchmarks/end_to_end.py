@@ -56,7 +56,7 @@ def table() -> list[str]:
 async def _run(directory: Path) -> list[str]:
     market = PaperMarket(1, SYMBOLS, start_ms=START_MS)
     warm = market.table(WARM_STEPS)
-    options = TrainOptions(epochs=1, samples_per_epoch=512)
+    options = TrainOptions(epochs=1, samples_per_epoch=8_000)
     for kind in ("gru", "patchtst"):
         train_bundle(kind, warm, directory / "bundles", options, lambda _: None)
     fast, paced = market.table(FAST_STEPS), market.table(PACED_STEPS)

@@ -29,7 +29,7 @@ from quantum_ai_engine.training.dataset import Samples
 from quantum_ai_engine.training.export import Trained, train_bundle
 from quantum_ai_engine.training.models.registry import FAMILIES
 from quantum_ai_engine.training.options import TrainingError, TrainOptions
-from quantum_ai_engine.training.scores import held_out
+from quantum_ai_engine.training.scores import auc, held_out
 
 PAGE = Path(__file__).parents[1] / "docs" / "models.md"
 FIRST = 0.6
@@ -74,8 +74,8 @@ def introduction(files: Sequence[str]) -> str:
             f"Made by `python -m benchmarks.families {named}` on {machine()}. Each family is "
             f"trained by its own command's code on the first {FIRST:g} of the bars, horizon 5 "
             f"bars, and then served on the rest, at most {SERVED:,} bars, by the engine itself. "
-            "*Held-out* is the bundle's own test span (the last 15 % of its part, behind an embargo), *rest* what "
-            "the served agent said of bars that no training saw. Brier below the base rate's is "
+            "*Held-out* is the bundle's own test span (the last 15 % of its part, behind an "
+            "embargo), *rest* what the served agent said of bars that no training saw. Brier below the base rate's is "
             "skill; the error of their difference counts overlapping outcomes once. In liquid "
             "markets an AUC near 0.51 is honest. A model that ranks its validation span no better "
             "than chance is refused, and then there is no bundle. Nothing was tuned to these rows.",
@@ -105,7 +105,8 @@ async def section(name: str, table: BarTable) -> list[str]:
     return [
         f"## {name}",
         "",
-        f"{len(table):,} bars of {table.interval}, {len(table.symbols)} symbols.",
+        f"{len(table):,} bars of {table.interval}, symbols: {len(table.symbols)}. For scale: minus "
+        f"the last bar's return, alone, ranks all outcomes with an AUC of {bounce(table):.3f}.",
         *([planted] if name == "paper market" else []),
         "",
         "| family | train time | parameters or trees | size | held-out Brier | base rate's | AUC | "
@@ -115,6 +116,18 @@ async def section(name: str, table: BarTable) -> list[str]:
         *rows,
         "",
     ]
+
+
+def bounce(table: BarTable, horizon_bars: int = 5) -> float:
+    """The AUC of minus the newest return against the move over the horizon, counted in bars."""
+    fell, rose = [], []
+    for symbol in table.symbols:
+        close = np.log(table.of(symbol)[1][:, 3])
+        moved = close[1 + horizon_bars :] - close[1:-horizon_bars]
+        last = (close[1:] - close[:-1])[:-horizon_bars]
+        fell.append(-last[moved != 0.0])
+        rose.append((moved[moved != 0.0] > 0.0).astype(np.float64))
+    return auc(np.concatenate(fell), np.concatenate(rose))
 
 
 def known_regime() -> float:
