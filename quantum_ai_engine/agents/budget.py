@@ -3,6 +3,7 @@
 Needs nothing but the standard library: `bound_threads` comes before all that makes threads.
 """
 
+import math
 import os
 import sys
 from collections import deque
@@ -13,6 +14,7 @@ WINDOW_S = 10.0
 SAMPLES = 200  # kept of a window; between two kept ones the dearest course is assumed
 RECENT_ROUNDS = 16
 SHORTEST_REST_S = 1e-6
+LARGEST_ROUND = 0.5  # of the budget of a window
 # Each library whose threads would come on top of the pool's workers, and who reads the variable
 # when it is loaded: OpenMP (torch, XGBoost, LightGBM, and Arrow for its CPU pool), OpenBLAS (in
 # NumPy and SciPy), MKL and oneDNN (in torch), Accelerate (NumPy on macOS), numexpr, numba's
@@ -57,12 +59,19 @@ class Sample(NamedTuple):
 class CpuBudget:
     """Keeps the CPU seconds of any 10 s window at or below `cores` × 10 s.
 
+    This holds while no round lasts longer than it is thought to; at most what the idle process
+    burns in a rest comes on top.
+
     A round, once begun, can burn up to `workers` cores and one for the event loop, never more
     than the machine has. So it may begin only when even that leaves every window that ends
     while it lasts within the budget. It is thought to last twice as long as the longest of the
-    last 16 rounds, at most to its deadline; and at least (cores − workers) × 10 s, because so
-    much can be foreseen for nothing: workers alone then never rest. With half a core for the
-    loop that is 5 s, the usual deadline.
+    last 16 rounds, at most to its deadline and until it alone has burnt half of the budget; and
+    at least (cores − workers) × 10 s, because so much can be foreseen for nothing: workers alone
+    then never rest. With half a core for the loop that is 5 s, the usual deadline. A process
+    that has one core for everything foresees 2.5 s, and longer rounds may break its budget.
+
+    A rest ends after 10 s, whatever is burnt meanwhile. What an idle process burns does not
+    prolong it; where rests burn more than half of the budget, it is not kept.
 
     All of the process counts, in all threads, from the first sample on; other processes, such as
     an embedded Redis, do not.
@@ -79,6 +88,7 @@ class CpuBudget:
         self._burn = min(workers + 1, machine_cores)
         self._free_s = max(0.0, (cores - min(workers, machine_cores)) * WINDOW_S)
         self._deadline_s = deadline_s
+        self._rest_ends_s = math.inf  # of the rest that has begun
         self._samples: deque[Sample] = deque()
         self._rounds: deque[float] = deque(maxlen=RECENT_ROUNDS)
 
@@ -92,7 +102,7 @@ class CpuBudget:
             samples.popleft()
 
     def took(self, seconds: float) -> None:
-        """Take note of how long a round has lasted, from the end of its rest."""
+        """Take note of how long a round has lasted, from when its batch was received."""
         self._rounds.append(seconds)
 
     def wait_s(self, now_s: float, cpu_s: float) -> float:
@@ -108,9 +118,19 @@ class CpuBudget:
                 # At the latest it was burnt right before, with all cores.
                 wait = max(wait, then_s + WINDOW_S - now_s - (used_s - lowest) / burn)
             before = used_s
-        return wait if wait > SHORTEST_REST_S else 0.0
+        return self._bounded(now_s, wait)
+
+    def _bounded(self, now_s: float, wait: float) -> float:
+        """A rest ends a window after it was first asked for; then another one may begin."""
+        wait = min(wait, self._rest_ends_s - now_s)
+        if wait <= SHORTEST_REST_S:
+            self._rest_ends_s = math.inf
+            return 0.0
+        self._rest_ends_s = min(self._rest_ends_s, now_s + WINDOW_S)
+        return wait
 
     def _span_s(self) -> float:
-        """How long the next round may last; never so long that it alone breaks the budget."""
+        """How long the next round may last."""
         foreseen = min(self._deadline_s, 2.0 * max(self._rounds, default=0.0))
-        return min(self._allowed_s / self._burn, max(self._free_s, foreseen))
+        # All of the budget for it would let no other second of the window burn anything.
+        return max(self._free_s, min(foreseen, LARGEST_ROUND * self._allowed_s / self._burn))

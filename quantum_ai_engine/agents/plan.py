@@ -5,7 +5,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median_low
 from typing import NamedTuple
 
 from quantum_ai_engine.agents.base import LARGEST_BATCH
@@ -13,7 +13,8 @@ from quantum_ai_engine.agents.base import LARGEST_BATCH
 SHED_ABOVE, BACK_BELOW = 0.9, 0.7  # of the deadline
 PROBE_EVERY, PATIENCE = 8, 16  # rounds
 REMEMBERED = 31  # batches of one size
-LEAST_PROBES = 9
+KEPT_WHEN_SHED = 8  # of them
+BELIEVED = 3  # batches, against what larger ones say
 
 
 class Plan(NamedTuple):
@@ -30,8 +31,10 @@ class Cost:
     """Seconds of an agent's batches by size, learned online.
 
     Sizes are powers of two, as the shapes are to which neural agents pad. What a batch costs is
-    the median of the last 31 of its size: not even a dozen outliers, as a stalled machine makes
-    them, count for anything. More rows never cost less.
+    the lower median of the last 31 of its size: not even a dozen outliers, as a stalled machine
+    makes them, count for anything, nor does one among the first three. More rows never cost
+    less: where sizes disagree the newest batch is right, but one or two of a size prove nothing
+    against a larger size that is cheaper.
 
     >>> cost = Cost()
     >>> for seconds in (0.2, 0.2, 20.0):
@@ -42,30 +45,32 @@ class Cost:
 
     def __init__(self) -> None:
         self._latest: dict[int, deque[float]] = {}
-        self._known: dict[int, float] = {}
-        self._least = 1
+        self._known: dict[int, float] = {}  # never falls with the size
 
     def update(self, rows: int, seconds: float) -> None:
         """A batch of so many rows has taken so long."""
         size = _size(rows)
         latest = self._latest.setdefault(size, deque(maxlen=REMEMBERED))
         latest.append(seconds)
-        if len(latest) >= self._least:
-            self._known[size] = median(latest)
+        now = median_low(latest)
+        if len(latest) < BELIEVED:
+            now = min([now, *(s for k, s in self._known.items() if k > size)])
+        for k, s in self._known.items():
+            self._known[k] = max(s, now) if k > size else min(s, now)
+        self._known[size] = now
 
     def get(self, rows: int) -> float:
         """Seconds of a batch; of a size not seen yet, those of larger ones, else in proportion."""
         size, known = _size(rows), self._known
-        seconds = max((s for k, s in known.items() if k <= size), default=0.0)
-        if size in known or not known:
-            return seconds
-        nearest = min((k for k in known if k > size), default=max(known))
-        return max(seconds, known[nearest] * 2.0 ** max(0, size - nearest))
+        if not known:
+            return 0.0
+        nearest = min((k for k in known if k >= size), default=max(known))
+        return known[nearest] * 2.0 ** max(0, size - nearest)
 
     def forget(self) -> None:
-        """Judge by batches from now on; until there are enough, what is known stands."""
-        self._latest.clear()
-        self._least = LEAST_PROBES
+        """Remember so little of each size that five batches outvote all before them."""
+        for size, latest in self._latest.items():
+            self._latest[size] = deque(list(latest)[-KEPT_WHEN_SHED:], REMEMBERED)
 
 
 @dataclass(slots=True)
@@ -88,8 +93,7 @@ class _Standing:
     def update(self, asked: int, is_run: bool) -> None:
         """Take note of what was decided for a round of so many rows."""
         if not is_run:
-            if self.shed_from == math.inf:
-                self.cost.forget()
+            self.cost.forget()  # probes are rare: let few of them decide
             self.shed_from = min(self.shed_from, asked)
         elif asked >= self.shed_from:
             self.shed_from, self.unprobed, self.patience = math.inf, 0, PATIENCE
@@ -144,7 +148,10 @@ class Planner:
         return self._standing(agent).cost.get(rows)
 
     def admit(self, demands: Sequence[tuple[str, int]], workers: int, deadline_s: float) -> Plan:
-        """Who of (agent, rows), in declared order, is run in the round that begins now."""
+        """Who of (agent, rows), in declared order, is run in the round that begins now.
+
+        `workers` are those that are free for it.
+        """
         asked = sum(rows for _, rows in demands)
         free, run = [0.0] * workers, []
         for i, (agent, rows) in enumerate(demands):

@@ -17,6 +17,8 @@ from quantum_ai_engine.agents.plan import Plan, Planner
 from quantum_ai_engine.events import Abstained
 from quantum_ai_engine.features.store import Windows
 
+TIMINGS = 1_000  # of batches, from the workers, that the next round learns from
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -40,7 +42,7 @@ class AgentPool:
     Before a round, a planner says by what batches have cost so far which agents would be late:
     they are shed whole, and abstain. The others are queued in their declared order. What is not
     done by the deadline all the same is abandoned: the rows abstain, waiting work is dropped and
-    a late result goes nowhere.
+    a late result goes nowhere. Its worker is not counted on until it is free.
 
     `observe(agent name, seconds)` is called in a worker for each finished batch, `report(agent
     name, error)` for each that raised.
@@ -62,7 +64,8 @@ class AgentPool:
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="agent")
         self._running: dict[int, float] = {}
         self._planner = Planner()
-        self._timings: deque[tuple[str, int, float]] = deque()  # of batches, from the workers
+        self._timings: deque[tuple[str, int, float]] = deque(maxlen=TIMINGS)
+        self._probes: dict[str, Future[NDArray[np.float64]]] = {}  # the latest of each agent
 
     async def start(self) -> None:
         """Warm every agent up in every worker thread, and measure the smallest and largest batch.
@@ -104,7 +107,10 @@ class AgentPool:
         """One batch of zeros, through a worker; an agent that raises is reported."""
         windows = np.zeros((rows, agent.feature_set.window, len(agent.feature_set.columns)))
         job = asyncio.wrap_future(self._executor.submit(self._run, agent, Windows.of(windows)))
-        await asyncio.wait([job])
+        try:
+            await asyncio.wait([job])
+        finally:
+            job.cancel()  # who waited has given up: what has not begun is dropped
         if error := job.exception():
             self._report(agent.name, error)
 
@@ -116,10 +122,11 @@ class AgentPool:
             for i in plan.run
             for start in range(0, len(requests[i].windows), LARGEST_BATCH)
         ]
-        probes = [self._submit(requests[i], 0) for i in plan.probed]  # measured, not listened to
+        for i in plan.probed:
+            self._probe(requests[i])
         if jobs:
             await _until(self._deadline_s, [asyncio.wrap_future(job) for _, _, job in jobs])
-        for job in (*(job for _, _, job in jobs), *probes):
+        for _, _, job in jobs:
             job.cancel()  # what waits is dropped at once, not only when the loop turns
         parts: list[list[Answer]] = [[] for _ in requests]
         for i, start, job in jobs:
@@ -130,11 +137,21 @@ class AgentPool:
         return [_joined(part) for part in parts]
 
     def _plan(self, requests: Sequence[Request]) -> Plan:
-        """Learn what batches have cost since the last round, then say who is run in this one."""
+        """Learn what batches have cost since the last round, then say who is run in this one.
+
+        Workers that are still busy are so with abandoned work.
+        """
         while self._timings:
             self._planner.learn(*self._timings.popleft())
         demands = [(request.agent.name, len(request.windows)) for request in requests]
-        return self._planner.admit(demands, self.workers, self._deadline_s)
+        free = max(1, self.workers - self.busy_workers)
+        return self._planner.admit(demands, free, self._deadline_s)
+
+    def _probe(self, request: Request) -> None:
+        """One batch to be measured, not listened to, unless the agent's last still waits."""
+        last = self._probes.get(request.agent.name)
+        if last is None or last.done():
+            self._probes[request.agent.name] = self._submit(request, 0)
 
     def _submit(self, request: Request, start: int) -> Future[NDArray[np.float64]]:
         chunk = request.windows.take(slice(start, start + LARGEST_BATCH))
@@ -144,12 +161,13 @@ class AgentPool:
         thread, started = threading.get_ident(), time.monotonic()
         self._running[thread] = started
         try:
-            return agent.predict(windows.array())
+            probabilities = _checked(agent.predict(windows.array()), len(windows))
+            # A batch that raised says nothing about what one costs.
+            self._timings.append((agent.name, len(windows), time.monotonic() - started))
+            return probabilities
         finally:
-            seconds = time.monotonic() - started
             del self._running[thread]
-            self._timings.append((agent.name, len(windows), seconds))
-            self._observe(agent.name, seconds)
+            self._observe(agent.name, time.monotonic() - started)
 
     def _collect(self, name: str, job: Future[NDArray[np.float64]], rows: int) -> Answer:
         if job.cancelled() or not job.done():
@@ -182,6 +200,17 @@ def worker_count(budget_cores: float, cores: int) -> int:
 def budget(budget_cores: float, cores: int) -> float:
     """The cores that the process may use: never the last half of a core of the machine."""
     return min(budget_cores, cores - 0.5)
+
+
+def _checked(answer: NDArray[np.float64], rows: int) -> NDArray[np.float64]:
+    """What an agent gave, which may be anybody's, if it is one number for each row."""
+    probabilities = np.asarray(answer, dtype=np.float64)
+    if probabilities.shape != (rows,):
+        raise ValueError(
+            f"predict gave an array of shape {probabilities.shape} for {rows} windows; "
+            f"it must return one probability for each, in the shape ({rows},)"
+        )
+    return probabilities
 
 
 async def _until(deadline_s: float, jobs: Sequence["asyncio.Future[NDArray[np.float64]]"]) -> None:

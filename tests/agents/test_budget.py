@@ -1,6 +1,7 @@
 """The CPU contract: no 10 s window above the budget, whatever rounds do, and one thread each."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -18,16 +19,20 @@ from quantum_ai_engine.agents.budget import (
     CpuBudget,
     bound_threads,
 )
-from quantum_ai_engine.agents.pool import worker_count
+from quantum_ai_engine.agents.pool import budget, worker_count
 
 STEP_S = 0.05
 
 
 class Process:
-    """A process in simulated time: rounds that burn as they please, rests as the budget says."""
+    """A process in simulated time: rounds that burn as they please, rests as the budget says.
 
-    def __init__(self, budget: CpuBudget) -> None:
+    `idle` is how many cores it burns in a rest; no rest may last for more than a window.
+    """
+
+    def __init__(self, budget: CpuBudget, idle: float = 0.0) -> None:
         self.budget = budget
+        self.idle = idle
         self.now_s = self.cpu_s = self.rested_s = 0.0
         self.course = [(0.0, 0.0)]
 
@@ -41,10 +46,12 @@ class Process:
             seconds -= step
 
     def round(self, *phases: tuple[float, float]) -> None:
+        rest_began = self.now_s
         while wait_s := self.budget.wait_s(self.now_s, self.cpu_s):
-            self.run(wait_s, 0.0)
-            self.rested_s += wait_s
+            self.run(wait_s, self.idle)
+            assert self.now_s - rest_began <= WINDOW_S + 1e-6
         began = self.now_s
+        self.rested_s += began - rest_began
         for seconds, cores in phases:
             self.run(seconds, cores)
         self.budget.took(self.now_s - began)
@@ -66,30 +73,58 @@ phases = st.lists(st.tuples(shares, shares), min_size=1, max_size=3)
 def test_no_window_is_above_the_budget(
     machine: int, rounds: list[list[tuple[float, float]]]
 ) -> None:
-    """L46: whatever rounds of up to 5 s burn, up to all workers and the loop, the budget holds."""
+    """L46: whatever rounds of up to 5 s burn (2.5 s on a single core), the budget holds."""
     cores = min(3.5, machine - 0.5)
     workers = worker_count(3.5, machine)
     process = Process(CpuBudget(cores, workers, machine, 5.0))
-    process.budget.took(2.5)  # so that on a single core 5 s are foreseen as well
-    most, longest = min(workers + 1, machine), 5.0
+    process.budget.took(2.5)  # on a single core nothing is foreseen for nothing
+    most, longest = min(workers + 1, machine), 2.5 if machine == 1 else 5.0
     for made in rounds:
         process.round(*((length * longest / len(made), burn * most) for length, burn in made))
     assert process.dearest_window() <= cores * WINDOW_S + 1e-4
 
 
-@given(cores=st.floats(0.5, 6.0), seed=st.integers(0, 2**32 - 1))
-def test_any_budget_holds_while_rounds_do_not_grow_suddenly(cores: float, seed: int) -> None:
-    """L46: a budget of any size is kept by rounds of up to twice the longest of late."""
+@given(cores=st.floats(0.5, 6.0), idle=st.floats(0.0, 0.05), seed=st.integers(0, 2**32 - 1))
+def test_any_budget_holds_while_rounds_do_not_grow_suddenly(
+    cores: float, idle: float, seed: int
+) -> None:
+    """L46: a budget of any size is kept by rounds of up to twice the longest of late; at most what
+    an idle process burns comes on top."""
     rng = np.random.default_rng(seed)
     workers = worker_count(cores, 8)
-    process = Process(CpuBudget(cores, workers, 8, 5.0))
+    process = Process(CpuBudget(cores, workers, 8, 5.0), idle)
     longest = min(1.0, cores * WINDOW_S / (2 * workers + 2))
     process.budget.took(longest)
     for _ in range(60):
         length = rng.uniform(0.0, longest)
         process.round((length, rng.choice([1.0, rng.random()]) * (workers + 1)))
         process.budget.took(longest)
-    assert process.dearest_window() <= cores * WINDOW_S + 1e-4
+    assert process.dearest_window() <= (cores + idle) * WINDOW_S + 1e-4
+
+
+@pytest.mark.parametrize("idle", [0.001, 0.01, 0.05])
+@pytest.mark.parametrize("deadline_s", [1.0, 5.0, 10.0])
+def test_no_rest_lasts_for_ever(idle: float, deadline_s: float) -> None:
+    """L34: after one slow round of any budget and machine, what an idle process burns does not
+    renew its rest; and the budget is kept by rounds that alone burn at most half of it."""
+    budgets, machines, slow = (0.5, 1.0, 1.9, 2.0, 3.5, 3.99), (1, 2, 4, 8), (0.2, 1.25, 2.5, 5.0)
+    for budget_cores, machine, longest in itertools.product(budgets, machines, slow):
+        cores, workers = budget(budget_cores, machine), worker_count(budget_cores, machine)
+        most = min(workers + 1, machine)
+        process = Process(CpuBudget(cores, workers, machine, deadline_s), idle)
+        seconds = min(longest, deadline_s, cores * WINDOW_S / (2 * most))
+        process.budget.took(longest)
+        for _ in range(3):
+            process.round((seconds, float(most)))
+        assert process.dearest_window() <= (cores + idle) * WINDOW_S + 1e-4
+
+
+def test_a_rest_ends_even_if_it_burns_more_than_the_budget() -> None:
+    """L34: of a budget too small for an idle process a rest is still no longer than a window."""
+    process = Process(CpuBudget(0.05, 1, 2, 5.0), idle=0.2)
+    for _ in range(5):
+        process.round((1.0, 1.0))  # asserts it
+    assert process.rested_s == pytest.approx(4 * WINDOW_S)
 
 
 @pytest.mark.parametrize("machine", [2, 4, 8])

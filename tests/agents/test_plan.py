@@ -7,12 +7,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from quantum_ai_engine.agents.base import LARGEST_BATCH
 from quantum_ai_engine.agents.plan import (
     BACK_BELOW,
+    KEPT_WHEN_SHED,
     PATIENCE,
     PROBE_EVERY,
     REMEMBERED,
@@ -24,7 +25,7 @@ from quantum_ai_engine.agents.plan import (
 
 Demands = list[tuple[str, int]]
 DEADLINE_S = 5.0
-PROBES_TO_RECOVER = REMEMBERED // 2 + 1  # a majority of what is remembered
+PROBES_TO_RECOVER = KEPT_WHEN_SHED // 2 + 1  # of those remembered and the newest
 rows_asked = st.integers(0, 1_200)
 costs = st.floats(1e-4, 6.0)
 
@@ -106,6 +107,7 @@ def test_nothing_is_planned_past_the_deadline(
         assert busy or not any(rows for _, rows in demands)
 
 
+@example(seconds=[1.0, 3.0, 1.0], before=[0, 577, 838], now=[65, 321, 321], who=2, more=1)
 @given(
     seconds=st.lists(costs, min_size=2, max_size=5),
     before=st.lists(rows_asked, min_size=5, max_size=5),
@@ -116,21 +118,25 @@ def test_nothing_is_planned_past_the_deadline(
 def test_more_rows_never_bring_an_agent_back(
     seconds: list[float], before: list[int], now: list[int], who: int, more: int
 ) -> None:
-    """An agent that is shed is shed with more rows too, unless nobody could answer at all."""
+    """An agent that is shed is shed with more rows too, unless nobody could answer at all, or one
+    before it, of whom less is expected in a larger round, makes room."""
     names = [str(i) for i in range(len(seconds))]
     who %= len(names)
 
-    def shed(extra: int) -> tuple[bool, bool]:
+    def shed(extra: int) -> tuple[bool, bool, list[int]]:
         planner = taught(dict(zip(names, seconds, strict=True)))
         planner.admit(list(zip(names, before, strict=False)), 2, DEADLINE_S)
         demands = [(name, now[i] + extra * (i == who)) for i, name in enumerate(names)]
         plan = planner.admit(demands, 2, DEADLINE_S)
         done = ends(planner, demands, plan, 2)
-        return who not in plan.run, done.get(who, 0.0) > BACK_BELOW * DEADLINE_S
+        is_late = done.get(who, 0.0) > BACK_BELOW * DEADLINE_S
+        return who not in plan.run, is_late, [i for i in plan.run if i < who]
 
-    if shed(0)[0]:
-        is_shed, is_late = shed(more)
-        assert is_shed or is_late  # late: the one that is run because none fits
+    was_shed, _, ran_before = shed(0)
+    if was_shed:
+        is_shed, is_late, run_before = shed(more)
+        # late: the one that is run because none fits
+        assert is_shed or is_late or run_before != ran_before
 
 
 @given(st.integers(1, 8), st.integers(1, 1_500), st.integers(1, 4), st.floats(0.01, 3.0))
@@ -219,6 +225,55 @@ def test_outliers_count_for_nothing(seed: int, stalled: int) -> None:
         for _ in range(stalled):
             rounds.planner.learn(agent, LARGEST_BATCH, 40.0)
     assert not any(rounds(demands, linear(seconds)) for _ in range(200))
+
+
+@pytest.mark.parametrize("rows", [200, LARGEST_BATCH])
+@pytest.mark.parametrize("where", ["start", 1, 5, 100, 200, LARGEST_BATCH])
+def test_one_outlier_sheds_nobody(rows: int, where: int | str) -> None:
+    """L34: a first batch of any size that took 25 times as long starves no agent of its rounds."""
+    planner, seconds = Planner(), {"a": 0.2, "b": 0.2}
+    for agent in seconds:
+        planner.learn(agent, 1, 5.0 if where == "start" else 0.01)
+        planner.learn(agent, LARGEST_BATCH, 0.2)
+        if isinstance(where, int):
+            planner.learn(agent, where, 5.0)
+    rounds = Rounds(planner, 2)
+    assert not any(rounds([("a", rows), ("b", rows)], linear(seconds)) for _ in range(100))
+
+
+@pytest.mark.parametrize("outlier", [5.0, 50.0])
+def test_a_stalled_start_is_forgotten_at_the_first_probe(outlier: float) -> None:
+    """L34: if all that is known of an agent is one outlier, one good batch outweighs it."""
+    planner, seconds = Planner(), {"a": 0.2, "b": 0.2}
+    for agent, s in {"a": 0.2, "b": outlier}.items():
+        planner.learn(agent, LARGEST_BATCH, s)
+    rounds = Rounds(planner, 2)
+    demands = [("a", LARGEST_BATCH), ("b", LARGEST_BATCH)]
+    shed = [rounds(demands, linear(seconds)) for _ in range(100)]
+    assert (shed[0], any(shed[PATIENCE:])) == ({"b"}, False)
+
+
+def test_slow_batches_of_a_small_size_are_believed() -> None:
+    """L46: who is late in rounds of 100 symbols is shed, however fast 256 rows once were."""
+    planner, slow = Planner(), {"a": 0.2, "b": 15.0}
+    for _ in range(REMEMBERED):
+        planner.learn("b", LARGEST_BATCH, 0.2)
+    rounds = Rounds(planner, 2)
+    shed = [rounds([("a", 100), ("b", 100)], linear(slow)) for _ in range(100)]
+    assert shed[3:] == [{"b"}] * 97
+
+
+def test_what_small_sizes_cost_long_ago_starves_nobody() -> None:
+    """L34: if all smaller sizes were slow once and only large ones are asked, these are right."""
+    fast = {"a": 0.2, "b": 0.2}
+    planner = taught(fast)
+    for rows in (1, 16, 64, 100):
+        for _ in range(REMEMBERED):
+            planner.learn("b", rows, 6.0)
+    rounds = Rounds(planner, 2)
+    demands = [("a", LARGEST_BATCH), ("b", LARGEST_BATCH)]
+    shed = [rounds(demands, linear(fast)) for _ in range(200)]
+    assert not any(shed[PATIENCE:])
 
 
 @settings(max_examples=15)

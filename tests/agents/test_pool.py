@@ -1,6 +1,7 @@
 """The pool: real threads, a real deadline, and typed reasons instead of numbers."""
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.base import LARGEST_BATCH
 from quantum_ai_engine.agents.bundle import BundleError
-from quantum_ai_engine.agents.pool import AgentPool, Request
+from quantum_ai_engine.agents.plan import PATIENCE
+from quantum_ai_engine.agents.pool import TIMINGS, AgentPool, Request
 from quantum_ai_engine.events import Abstained
 from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.store import Windows
@@ -27,11 +29,17 @@ class Reader:
     unavailable: str | None = None
     feature_set = FeatureSet("two", ("ret_1", "high_low"), window=4)
 
-    def __init__(self, name: str, think: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        think: Callable[[], object] = lambda: None,
+        say: Callable[[Floats], object] = lambda values: values,
+    ) -> None:
         self.name = name
         self.warmed: list[int] = []
         self.asked: list[tuple[int, int]] = []  # thread, rows
         self._think = think
+        self._say = say
 
     def warm_up(self) -> None:
         self.warmed.append(threading.get_ident())
@@ -39,7 +47,7 @@ class Reader:
     def predict(self, windows: Floats) -> Floats:
         self.asked.append((threading.get_ident(), len(windows)))
         self._think()
-        return windows[:, 0, 0].copy()
+        return self._say(windows[:, 0, 0].copy())  # type: ignore[return-value] # anybody's
 
 
 class Cold(Reader):
@@ -147,6 +155,33 @@ async def test_an_agent_that_raises_abstains(pools: Pools) -> None:
     assert np.isnan(answers[0].probabilities).all()
     assert answers[1].probabilities.tolist() == [0.6]
     assert [(name, str(error)) for name, error in pools.reported] == [("bad", "broken")]
+
+
+@pytest.mark.parametrize(
+    ("say", "complaint"),
+    [
+        (lambda values: values[:-1], r"shape \(1,\) for 2 windows"),
+        (lambda values: np.append(values, 0.5), r"shape \(3,\) for 2 windows"),
+        (lambda values: values[:, None], r"shape \(2, 1\) for 2 windows"),
+        (lambda _: 0.5, r"shape \(\) for 2 windows"),
+        (lambda _: None, r"shape \(\) for 2 windows"),
+        (lambda _: ["up", "down"], "could not convert string"),
+    ],
+)
+async def test_an_answer_of_the_wrong_shape_is_an_error(
+    pools: Pools, say: Callable[[Floats], object], complaint: str
+) -> None:
+    """L02: what is not one number for each row is no answer; it is reported, the others go on."""
+    bad, good = Reader("bad", say=say), Reader("good")
+    pool = pools.make(bad, good)
+    answers = await pool.predict([Request(a, windows(0.5, 0.6)) for a in (bad, good)])
+    assert answers[0].reasons == (Abstained.ERROR, Abstained.ERROR)
+    assert np.isnan(answers[0].probabilities).all()
+    assert answers[1].probabilities.tolist() == [0.5, 0.6]
+    ((name, error),) = pools.reported
+    assert name == "bad"
+    assert isinstance(error, ValueError)
+    assert re.search(complaint, str(error))
 
 
 async def test_no_number_is_made_of_one_that_is_not_finite(pools: Pools) -> None:
@@ -266,6 +301,67 @@ async def test_who_was_shed_is_measured_again_and_comes_back(pools: Pools) -> No
         if answer.reasons == (None,):
             return
     pytest.fail("it never came back")
+
+
+async def test_a_probe_runs_even_if_its_round_is_over_first(pools: Pools) -> None:
+    """L34: a planned probe is measured however late, and only one of an agent ever waits."""
+    stuck, slow = Reader("stuck"), Reader("slow", lambda: time.sleep(0.05))
+    pool = pools.make(stuck, slow, deadline_s=0.02)
+    await pool.start()
+    slow.asked.clear()
+    stuck._think = pools.held
+    for _ in range(3 * PATIENCE):  # until the second turn
+        await pool.predict([Request(agent, windows(0.3)) for agent in (stuck, slow)])
+    pools.held.released.set()
+    await pool.probe()  # goes through the same queue
+    assert [rows for _, rows in slow.asked] == [1]
+
+
+async def test_workers_busy_with_abandoned_work_are_not_counted_on(pools: Pools) -> None:
+    """L46: while one of two workers is stuck, only what one can do is begun."""
+    first, second = (Reader(name, lambda: time.sleep(0.3)) for name in ("first", "second"))
+    stuck = Reader("stuck")
+    pool = pools.make(stuck, first, second, workers=2, deadline_s=0.5)
+    await pool.start()
+    stuck._think = pools.held
+    second.asked.clear()
+    await pool.predict([Request(stuck, windows(0.5))])
+    answers = await pool.predict([Request(agent, windows(0.5)) for agent in (first, second)])
+    assert [answer.reasons for answer in answers] == [(None,), (Abstained.DEADLINE,)]
+    assert second.asked == []
+
+
+async def test_who_raises_does_not_come_back_by_it(pools: Pools) -> None:
+    """L46: a batch that raised at once says nothing about what one costs."""
+    slow, quick = Reader("slow", lambda: time.sleep(0.2)), Reader("quick")
+    pool = pools.make(quick, slow, deadline_s=0.1)
+    await pool.start()
+    slow._think = fail
+    for _ in range(20 * PATIENCE):
+        _, answer = await pool.predict([Request(quick, windows(0.3)), Request(slow, windows(0.3))])
+        assert answer.reasons == (Abstained.DEADLINE,)
+        await until(lambda: pool.busy_workers == 0)
+    assert len(slow.asked) > 2  # probes were tried
+
+
+async def test_what_is_to_be_learned_is_bounded(pools: Pools) -> None:
+    """Batches between rounds, as the watchdog's, do not pile up."""
+    pool = pools.make(Reader("a"))
+    for _ in range(TIMINGS + 5):
+        await pool.probe()
+    assert len(pool._timings) == TIMINGS
+
+
+async def test_a_probe_that_is_given_up_is_dropped(pools: Pools) -> None:
+    """L05: a check that ran out of time leaves no work behind."""
+    agent = Reader("a", pools.held)
+    pool = pools.make(agent, deadline_s=0.05)
+    await pool.predict([Request(agent, windows(0.5))])  # is stuck
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(pool.probe(), 0.05)
+    pools.held.released.set()
+    await pool.probe()
+    assert len(agent.asked) == 2
 
 
 async def test_a_stuck_worker_is_seen(pools: Pools) -> None:
