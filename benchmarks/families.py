@@ -73,12 +73,13 @@ def introduction(files: Sequence[str]) -> str:
             "",
             f"Made by `python -m benchmarks.families {named}` on {machine()}. Each family is "
             f"trained by its own command's code on the first {FIRST:g} of the bars, horizon 5 "
-            f"bars, and then served on the rest, at most {SERVED:,} bars, by the engine itself. "
-            "*Held-out* is the bundle's own test span (the last 15 % of its part, behind an "
-            "embargo), *rest* what the served agent said of bars that no training saw. Brier below the base rate's is "
-            "skill; the error of their difference counts overlapping outcomes once. In liquid "
-            "markets an AUC near 0.51 is honest. A model that ranks its validation span no better "
-            "than chance is refused, and then there is no bundle. Nothing was tuned to these rows.",
+            f"bars, and then served on the rest, at most {SERVED:,} bars, by the engine "
+            "itself. *Held-out* is the bundle's own test span (the last 15 % of its part, "
+            "behind an embargo), *rest* what the served agent said of bars that no training "
+            "saw. Brier below the base rate's is skill; the error of their difference counts "
+            "overlapping outcomes once. In liquid markets an AUC near 0.51 is honest. A model "
+            "that ranks its validation span no better than chance is refused, and then there "
+            "is no bundle. Nothing was tuned to these rows.",
             "",
         ]
     )

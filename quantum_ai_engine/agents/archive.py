@@ -1,7 +1,12 @@
-"""What a TorchScript archive may hold: sums over its own numbers, nothing that touches files."""
+"""What a TorchScript archive may hold: sums over its own numbers, nothing that touches files.
+
+A net, not a wall: a bundle is code, to be taken only from whom one trusts. Torch's operators were
+not written against hostile arguments, and some that every model needs can still end the process.
+"""
 
 import io
 import pickle
+import pickletools
 import re
 from typing import Any
 
@@ -9,12 +14,27 @@ import torch
 
 LARGEST_RATIO = 32  # of all records together to the archive: weights are stored, code shrinks
 # TorchScript cannot reach Python, but it can save tensors to any path, map any file into memory,
-# and run code while it is being loaded. Each needs its name spelt out in the archive's code.
+# start threads, and run code while it is being loaded. Each needs its name spelt out in the code.
 FORBIDDEN = re.compile(
-    rb"\b(?:save|from_file|__setstate__|rpc_\w+)\b"
-    # Some of the other namespaces do not look where they write; these two of oneDNN's do.
-    rb"|\bops\b(?!\.(?:prim|aten)\.|\.mkldnn\._(?:reorder_linear_weight|linear_pointwise)\b)"
+    rb"\b(?:save|from_file|__setstate__|rpc_\w+|fork|awaitable\w*)\b"
+    # Operators that read or write wherever their arguments point, and that only training needs.
+    rb"|\b(?:(?:to_)?sparse_\w+|segment_reduce|mkldnn_\w+|ctc_loss|\w+_backward)\b"
+    # What torch writes as "ops" for ordinary modules, and two of oneDNN's that look where they go.
+    rb"|\bops\b(?!\.prim\.(?:RaiseException|NumToTensor|abs|data|device|dtype|is_\w+|itemsize"
+    rb"|layout|max|min|requires_grad|type)\b"
+    rb"|\.mkldnn\._(?:reorder_linear_weight|linear_pointwise)\b)"
     rb"|\bgetattr\b(?!\([\w.]+, \"\w+\"\))"  # a name that could be spelt otherwise
+)
+# Of torch's internal operators, which trust their callers, those that ordinary modules contain.
+_USUAL = re.compile(
+    r"__\w+|_convolution|_weight_norm|_upsample_\w+|_native_multi_head_attention"
+    r"|_nested_tensor_from_mask(?:_left_aligned)?|_transformer_encoder_layer_fwd"
+)
+_OPERATORS = {schema.name for schema in torch._C._jit_get_all_schemas()}
+INTERNAL = frozenset(
+    name.removeprefix("aten::").encode()
+    for name in _OPERATORS
+    if name.startswith("aten::_") and not _USUAL.fullmatch(name.removeprefix("aten::"))
 )
 _FLATBUFFER = b"PTMF"  # at byte 4: a second format that `torch.jit.load` would take
 _BYTES = {
@@ -29,9 +49,10 @@ _UNREADABLE = (pickle.UnpicklingError, EOFError, ArithmeticError, LookupError, T
 def check_archive(data: bytes) -> None:
     """Refuse, before it is loaded, an archive that torch would not load or run safely.
 
-    That is one which unpacks without bound, touches files, or holds fewer numbers than it says:
-    torch would read beyond them. Raises `ValueError`, and `RuntimeError` for what is no archive.
-    A model is code all the same: how long it runs and how much memory it takes, nobody can tell.
+    That is one which unpacks without bound, names what no model needs, or holds fewer numbers than
+    it says: torch would read beyond them. Raises `ValueError`, and `RuntimeError` for what is no
+    archive. A model is code all the same: how long it runs and how much memory it takes, nobody
+    can tell.
     """
     if data[4:8] == _FLATBUFFER:
         raise ValueError("it is a flatbuffer")
@@ -42,12 +63,29 @@ def check_archive(data: bytes) -> None:
         raise ValueError(f"its {len(data)} bytes unpack to {size}")
     for name in names:
         folded = name.lower()  # torch finds a record under its name in any case
-        if not folded.startswith("code/") or not folded.endswith(".py"):
-            continue
-        if found := FORBIDDEN.search(reader.get_record(name)):
-            raise ValueError(f"its code names {found[0].decode()!r}, which no model needs")
+        if folded.endswith("pkl"):
+            _check_pickle(name, reader.get_record(name))
+        elif folded.startswith("code/") and folded.endswith(".py"):
+            _check_code(reader.get_record(name))
     for folder in ("data", "constants"):
         _check_numbers(reader, folder)
+
+
+def _check_code(code: bytes) -> None:
+    named = FORBIDDEN.findall(code) or sorted(INTERNAL.intersection(re.findall(rb"\w+", code)))
+    if named:
+        raise ValueError(f"its code names {named[0].decode()!r}, which no model needs")
+
+
+def _check_pickle(name: str, data: bytes) -> None:
+    """Refuse a pickle that makes its reader set aside more memory than it has bytes."""
+    try:
+        for code, argument, _ in pickletools.genops(data):  # it reads no length beyond the end
+            place = argument if code.name.endswith("PUT") else None  # in the reader's list
+            if place is not None and place > len(data):
+                raise ValueError(f"place {place} in {len(data)} bytes")
+    except ValueError as error:
+        raise ValueError(f"its {name} cannot be read: {error}") from error
 
 
 def _check_numbers(reader: Any, folder: str) -> None:
@@ -90,5 +128,7 @@ class _Storages(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> object:
         _, width, key, _, count = pid
-        self.bytes[str(key)] = max(width * count, self.bytes.get(str(key), 0))
+        if not (isinstance(width, int) and isinstance(key, str) and isinstance(count, int)):
+            raise pickle.UnpicklingError("a storage without width, key and count")
+        self.bytes[key] = max(width * count, self.bytes.get(key, 0))
         return _Inert()

@@ -37,14 +37,9 @@ def bound_threads(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def bound_loaded() -> None:
-    """The same for what torch and Arrow decide at run time; only for those that are loaded.
-
-    To be called before torch has done any work.
-    """
+    """The same for what torch and Arrow decide at run time; only for those that are loaded."""
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_num_threads(1)  # of this thread and those that it starts; workers say it again
-        if torch.get_num_interop_threads() != 1:  # it can be set only once
-            torch.set_num_interop_threads(1)
     if (arrow := sys.modules.get("pyarrow")) is not None:
         arrow.set_cpu_count(1)
 

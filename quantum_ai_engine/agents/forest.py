@@ -13,6 +13,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 LARGEST = float(np.finfo(np.float32).max)
+DEEPEST = 1_000  # splits on one path; the libraries walk down a tree by recursion
 
 Index = Annotated[int, Meta(ge=-1, le=2**32)]
 Indices = NDArray[np.int64]
@@ -111,12 +112,13 @@ def _xgboost_tree(number: int, tree: _Tree, inputs: int) -> dict[str, object]:
         raise ForestError(f"tree {number}: its lists differ in length")
     splits = left != -1
     children = np.concatenate([left[splits], right[splits]])
+    parent_of = np.tile(np.flatnonzero(splits), 2)
     if ((right != -1) != splits).any():
         raise ForestError(f"tree {number}: a node has one child")
-    _check_tree(number, children, nodes)
+    _check_tree(number, parent_of, children, nodes)
     _check_splits(number, feature[splits], values, inputs)
     parents = np.full(nodes, 2**31 - 1)
-    parents[children] = np.tile(np.flatnonzero(splits), 2)
+    parents[children] = parent_of
     zeros = [0] * nodes
     return {
         "id": number,
@@ -215,7 +217,8 @@ def _lightgbm_splits(number: int, tree: dict[str, str], leaves: int, inputs: int
         raise ForestError(f"tree {number}: categories and zeros as missing are not served")
     children = np.concatenate([left, right])
     # One numbering for all nodes: splits as they are, leaves (~leaf in the file) behind them.
-    _check_tree(number, np.where(children < 0, splits + ~children, children), splits + leaves)
+    nodes = np.where(children < 0, splits + ~children, children)
+    _check_tree(number, np.tile(np.arange(splits), 2), nodes, splits + leaves)
     _check_splits(number, feature, thresholds, inputs)
     return {
         "split_feature": _text(feature),
@@ -231,12 +234,21 @@ def _check_inputs(features: str, inputs: int) -> None:
         raise ForestError(f"it reads {features} inputs, the manifest names {inputs}")
 
 
-def _check_tree(number: int, children: Indices, nodes: int) -> None:
-    """Node 0 is nobody's child and no other node is the child of two: so there is no cycle."""
+def _check_tree(number: int, parents: Indices, children: Indices, nodes: int) -> None:
+    """Each node but 0 is behind its only parent, as both libraries write it: there is no cycle."""
     if len(children) and (children.min() < 1 or children.max() >= nodes):
         raise ForestError(f"tree {number}: a child is not in the tree")
     if len(np.unique(children)) != len(children):
         raise ForestError(f"tree {number}: a node is the child of two")
+    if len(children) != nodes - 1:  # XGBoost's exact method prunes so, and its reader ends on ours
+        raise ForestError(f"tree {number}: a node is nobody's child; train with tree_method=hist")
+    if (children <= parents).any():
+        raise ForestError(f"tree {number}: a child comes before its parent")
+    depths = [0] * nodes
+    for parent, child in sorted(zip(parents.tolist(), children.tolist(), strict=True)):
+        depths[child] = depths[parent] + 1
+    if max(depths) > DEEPEST:
+        raise ForestError(f"tree {number}: it is {max(depths)} splits deep, more than {DEEPEST}")
 
 
 def _check_splits(number: int, feature: Indices, values: NDArray[np.float64], inputs: int) -> None:

@@ -35,7 +35,7 @@ def load_agents(
     """
     bundles = [read_bundle(path) for path in bundle_paths(directory)]
     for bundle in bundles:
-        _check_venues(bundle, venues or {})
+        check_venues(bundle, venues or {})
     agents = [load_agent(bundle) for bundle in bundles]
     names = [agent.name for agent in agents]
     for name in names:
@@ -58,15 +58,17 @@ def load_agent(bundle: Bundle) -> Agent:
     try:
         return _loader(bundle)(bundle)
     except ImportError as error:
-        return UnavailableAgent(bundle, _why_not(error))
+        return UnavailableAgent(bundle, _why_not(bundle.manifest.kind, error))
 
 
-def _why_not(error: ImportError) -> str:
+def _why_not(kind: str, error: ImportError) -> str:
     """What to install: a package, or the shared library without which it cannot be imported."""
-    name = str(error.name).partition(".")[0]
+    name = (error.name or kind).partition(".")[0]
+    if name == __name__.partition(".")[0]:
+        return f"{kind} does not fit this version of quantum-ai-engine: {error}"
     extra = _EXTRAS.get(name)
     install = f"pip install 'quantum-ai-engine[{extra}]'" if extra else f"install {name}"
-    if isinstance(error, ModuleNotFoundError):
+    if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{name} is not installed: {install}"
     return f"{name} cannot be used here: {error}"
 
@@ -87,7 +89,7 @@ def _loader(bundle: Bundle) -> Callable[[Bundle], Agent]:
     return found
 
 
-def _check_venues(bundle: Bundle, venues: Mapping[str, Venue]) -> None:
+def check_venues(bundle: Bundle, venues: Mapping[str, Venue]) -> None:
     """Refuse a model that reads sessions when they would not be those of its training."""
     if not bundle.feature_set.reads_sessions:
         return

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import warnings
 
 import numpy as np
 import torch
@@ -49,7 +50,6 @@ class TorchScriptAgent(BundledAgent):
 
     def prove_batches(self) -> None:
         """Keep the batch shapes that give the bits of the largest one on seeded noise."""
-        torch.set_num_threads(1)  # as in the workers: parallelism comes from them
         shape = (LARGEST_BATCH, self.feature_set.window, len(self.feature_set.columns))
         noise = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         self.batches = CANDIDATE_BATCHES
@@ -122,9 +122,28 @@ class TorchScriptAgent(BundledAgent):
 
 def load(bundle: Bundle) -> TorchScriptAgent:
     """The agent of a verified bundle. Raises `BundleError`."""
+    torch.set_num_threads(1)  # as in the workers: parallelism comes from them
     agent = TorchScriptAgent(bundle)
     agent.prove_batches()
     return agent
+
+
+def _bound_interop() -> None:
+    """Have torch run its operators one after the other, which it only takes before it has begun."""
+    if torch.get_num_interop_threads() == 1:
+        return
+    try:
+        torch.set_num_interop_threads(1)
+    except RuntimeError:  # the process has used these threads; no agent will, since `fork` is out
+        warnings.warn(
+            f"torch keeps {torch.get_num_interop_threads()} idle threads beside the agents: import "
+            "quantum_ai_engine.agents.torchscript before torch begins parallel work",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+_bound_interop()  # here, where no model has run yet; training takes its threads within operators
 
 
 def ready(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:

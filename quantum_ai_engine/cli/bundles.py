@@ -11,10 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from quantum_ai_engine.agents.bundle import Bundle, bundle_paths, printable, read_bundle
-from quantum_ai_engine.cli.common import CommandError, ConfigOption, SetOption, load_settings
+from quantum_ai_engine.cli.common import ConfigOption, SetOption, load_settings
 from quantum_ai_engine.config import Settings, bundle_dir
 from quantum_ai_engine.market.files import read_bars
-from quantum_ai_engine.market.table import BarTable
 
 if TYPE_CHECKING:
     from quantum_ai_engine.training.verify import Check
@@ -53,16 +52,19 @@ def validate(
     assignments: SetOption = None,
 ) -> None:
     """Prove each bundle: files, schema, golden pair, answers, batches; exit 1 if one fails."""
+    from quantum_ai_engine.training.verify import verify
+
     settings = load_settings(config, assignments).settings
     table = None if data is None else read_bars(data, symbol=symbol, interval=interval)
-    broken = []
+    failed = []
     for bundle_path in _paths(path, settings):
         _say(Text(str(bundle_path), style="bold"))
-        states = [_show(check) for check in _verified(bundle_path, table, settings)]
+        checks = verify(bundle_path, table, settings.sessions.by_symbol())
+        states = [_show(check) for check in checks]
         if "failed" in states:
-            broken.append(bundle_path.name)
-    if broken:
-        _say(Text(f"broken: {', '.join(broken)}", style="red"))
+            failed.append(bundle_path.name)
+    if failed:
+        _say(Text(f"failed: {', '.join(failed)}", style="red"))
         raise typer.Exit(1)
 
 
@@ -97,29 +99,20 @@ def list_(
 ) -> None:
     """One line per bundle: what it is, what it reads and how well it did on held-out bars."""
     settings = load_settings(config, assignments).settings
-    for bundle_path in _paths(path, settings):
-        bundle = read_bundle(bundle_path)
+    bundles = [read_bundle(bundle_path) for bundle_path in _paths(path, settings)]
+    width = max(len(bundle.manifest.name) for bundle in bundles)
+    for bundle in bundles:
         m = bundle.manifest
         line = (
-            f"{m.name:<12} {m.kind:<10} {bundle.digest}  {m.feature_set} × {m.window}  "
+            f"{m.name:<{width}} {m.kind:<11} {bundle.digest}  {m.feature_set} × {m.window}  "
             f"{m.interval} + {m.horizon_bars} bars  {_score(bundle)}  "
-            f"{len(m.spans.symbols)} symbols"
+            f"{len(m.spans.symbols)} symbol{'s' if len(m.spans.symbols) > 1 else ''}"
         )
         _say(Text(printable(line)))
 
 
 def _paths(path: Path | None, settings: Settings) -> list[Path]:
     return bundle_paths(bundle_dir(settings) if path is None else path)
-
-
-def _verified(path: Path, table: BarTable | None, settings: Settings) -> "Iterator[Check]":
-    from quantum_ai_engine.training.options import TrainingError
-    from quantum_ai_engine.training.verify import verify
-
-    try:
-        yield from verify(path, table, settings.sessions.by_symbol())
-    except TrainingError as error:
-        raise CommandError(f"{path}: {error}") from error
 
 
 def _show(check: "Check") -> str:

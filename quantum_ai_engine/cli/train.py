@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress as ProgressBar
+from rich.text import Text
 
 from quantum_ai_engine.cli.common import (
     CommandError,
@@ -17,7 +19,7 @@ from quantum_ai_engine.cli.common import (
     load_settings,
     progress_bar,
 )
-from quantum_ai_engine.config import Settings, bundle_dir, state_dir
+from quantum_ai_engine.config import bundle_dir, state_dir
 from quantum_ai_engine.market.files import read_bars
 from quantum_ai_engine.market.table import BarTable, UnknownSymbolError
 from quantum_ai_engine.training.models.registry import FAMILIES
@@ -49,7 +51,7 @@ def train(
         str | None, typer.Option(help="Interval, when the file names none.")
     ] = None,
     horizon: Annotated[int, typer.Option(help="Bars to look ahead.")] = 5,
-    epochs: Annotated[int, typer.Option(help="Epochs at most.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Epochs at most, of neural models.")] = 8,
     samples: Annotated[int | None, typer.Option(help="Windows per epoch; all by default.")] = None,
     dead_zone: Annotated[float, typer.Option(help="Leave out moves of at most this |ln|.")] = 0.0,
     learning_rate: Annotated[float, typer.Option(help="Of neural models.")] = 1e-3,
@@ -67,14 +69,8 @@ def train(
 ) -> None:
     """Train an agent and write its bundle: whole and proven, or not at all."""
     settings = load_settings(config, assignments).settings
-    directory = out or bundle_dir(settings)
-    table = read_bars(data, symbol=symbol, interval=interval)
-    try:
-        table = table.head(first)
-        if symbols:
-            table = table.only(symbols.split(","))
-    except (UnknownSymbolError, ValueError) as error:
-        raise CommandError(f"{data}: {error}") from error
+    if not 0.0 < first <= 1.0:
+        raise UsageError(f"--first {first:g} must be above 0, at most 1")
     from quantum_ai_engine.training.options import TrainOptions
 
     options = _options(
@@ -89,12 +85,13 @@ def train(
         name=name,
         venues=settings.sessions.by_symbol(),
     )
+    table = _table(read_bars(data, symbol=symbol, interval=interval).head(first), symbols, data)
+    reported = not no_report and _can_report()
     with progress_bar() as bar:
-        trained = train_with_bar(kind, table, directory, options, bar)
-        page = None if no_report else _report(trained, report or _reports(settings), bar)
+        trained = train_with_bar(kind, table, out or bundle_dir(settings), options, bar)
     describe(trained)
-    if page:
-        console.print(f"report: {page}", soft_wrap=True, highlight=False)
+    if reported:
+        _report(trained, report or state_dir(settings) / "reports")
 
 
 def train_with_bar(
@@ -110,43 +107,75 @@ def train_with_bar(
         raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"cannot write a bundle to {directory}: {error.strerror}") from error
+    except KeyboardInterrupt:
+        raise CommandError("stopped: no bundle was written") from None
 
 
 def describe(trained: "Trained") -> None:
     """Say what came of it and how well it did on held-out bars, good or bad."""
+    from quantum_ai_engine.training.uncertainty import verdict
+
     m, score = trained.bundle.manifest, trained.bundle.manifest.held_out
-    verdict = "skill" if score.paired + 2 * score.paired_stderr < 0 else "no skill shown"
-    console.print(
+    words, _ = verdict(score, trained.dataset.effective_labels(trained.dataset.test))
+    _say(
         f"{trained.bundle.path}: Brier {score.brier:.4f} against {score.brier_base_rate:.4f} of "
         f"the base rate {m.base_rate:.3f}; paired {score.paired:+.5f} ± {score.paired_stderr:.5f} "
-        f"({verdict}), AUC {score.auc:.3f}, bias {score.bias:+.4f}, on {score.samples} held-out "
-        "bars\n"
+        f"({words.lower()}), AUC {score.auc:.3f}, bias {score.bias:+.4f}, on {score.samples} "
+        "held-out bars\n"
         f"labels: {m.labels.rose} rose, {m.labels.fell} fell, {m.labels.masked} masked; "
-        f"{trained.dataset.crossing} windows crossed a gap",
-        soft_wrap=True,
-        highlight=False,
+        f"{trained.dataset.crossing} windows crossed a gap"
     )
 
 
-def _reports(settings: Settings) -> Path:
-    return state_dir(settings) / "reports"
+def _say(text: str) -> None:
+    """Text as it is: nothing in it is markup, and a long line is not broken."""
+    console.print(Text(text), soft_wrap=True, highlight=False)
 
 
-def _report(trained: "Trained", directory: Path, bar: ProgressBar) -> Path | None:
+def _table(table: BarTable, symbols: str | None, data: Path) -> BarTable:
+    """The bars of some symbols, separated by commas, or all."""
+    if not symbols:
+        return table
+    try:
+        return table.only(symbol.strip() for symbol in symbols.split(","))
+    except UnknownSymbolError as error:
+        raise CommandError(f"{data}: {error}") from error
+
+
+def _can_report() -> bool:
+    """Whether a report can be drawn here; that it cannot is better said before the training."""
+    from quantum_ai_engine.training.options import TrainingError
+    from quantum_ai_engine.training.plots import require_matplotlib
+
+    try:
+        require_matplotlib()
+    except TrainingError as error:
+        _say(f"no report will be written: {error}")
+        return False
+    return True
+
+
+def _report(trained: "Trained", directory: Path) -> None:
     """Write the report; a bundle is whole without one, so that its failure is only said."""
     from quantum_ai_engine.training.options import TrainingError
     from quantum_ai_engine.training.report import write_report
 
-    task = bar.add_task("report", total=None, note="")
     try:
-        return write_report(
-            trained,
-            directory,
-            lambda done, steps: bar.update(task, completed=done, total=steps),
-        )
-    except (TrainingError, OSError) as error:
-        console.print(f"no report: {error}", soft_wrap=True, highlight=False)
-        return None
+        with progress_bar() as bar:
+            task = bar.add_task("report", total=None, note="")
+            path = write_report(
+                trained,
+                directory,
+                lambda done, steps: bar.update(task, completed=done, total=steps),
+            )
+    except TrainingError as error:
+        _say(f"no report: {error}")
+    except OSError as error:
+        _say(f"no report: {error.strerror}: {error.filename or directory}")
+    except KeyboardInterrupt:
+        _say("no report: stopped")
+    else:
+        _say(f"report: {path}")
 
 
 def _options(make: type["TrainOptions"], **values: object) -> "TrainOptions":
@@ -159,7 +188,7 @@ def _options(make: type["TrainOptions"], **values: object) -> "TrainOptions":
 
 
 def _shown(bar: ProgressBar, kind: str) -> Callable[["Progress"], None]:
-    task = bar.add_task(f"training {kind}", total=None, note="")
+    task = bar.add_task(f"training {escape(kind)}", total=None, note="")
 
     def show(progress: "Progress") -> None:
         done = (progress.epoch - 1) * progress.steps + progress.step

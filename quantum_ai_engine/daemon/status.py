@@ -18,12 +18,13 @@ OVERDUE_INTERVALS = 2.5
 
 @dataclass(slots=True)
 class AgentStatus:
-    """The last work of one agent."""
+    """The last work of one agent; `unavailable` says why it can do none on this machine."""
 
     votes: int = 0
     last_vote_close_time: int | None = None
     abstentions: int = 0
     reason: Abstained | None = None
+    unavailable: str | None = None
 
     def state(self) -> str:
         """`active` when its latest answer was a vote, else why it was not."""
@@ -62,7 +63,10 @@ class Status:
     def of(cls, agents: Sequence[Agent]) -> "Status":
         return cls(
             {
-                agent.name: AgentStatus(reason=Abstained.UNAVAILABLE if agent.unavailable else None)
+                agent.name: AgentStatus(
+                    reason=Abstained.UNAVAILABLE if agent.unavailable else None,
+                    unavailable=agent.unavailable,
+                )
                 for agent in agents
             }
         )
@@ -188,7 +192,7 @@ class Status:
     def _model(agent: AgentStatus) -> dict[str, Any]:
         return {
             "state": agent.state(),
-            "reason": agent.reason,
+            "reason": agent.unavailable or agent.reason,
             "votes": agent.votes,
             "abstentions": agent.abstentions,
             "last_vote_close_time": agent.last_vote_close_time,

@@ -35,7 +35,8 @@ def calibrate(logits: Vector, rose: Vector, effective: float) -> Calibration:
         raise TrainingError(
             "the model does not answer the validation span with numbers; lower learning_rate"
         )
-    found = (beta if effective >= BETA_LEAST_LABELS else platt)(logits, rose)
+    method = beta if effective >= BETA_LEAST_LABELS else platt
+    found = method(logits, rose, min(1.0, effective / len(rose)))
     if not (min(found.up, found.down) >= 0.0 and found.apply(logits).std() >= LEAST_SPREAD):
         raise TrainingError(
             "the model has learned nothing that holds: in the validation span its higher answers "
@@ -45,9 +46,10 @@ def calibrate(logits: Vector, rose: Vector, effective: float) -> Calibration:
     return found
 
 
-def platt(logits: Vector, rose: Vector) -> Calibration:
+def platt(logits: Vector, rose: Vector, evidence: float = 1.0) -> Calibration:
     """The slope and intercept under which `rose` [n] is most likely given finite `logits` [n].
 
+    `evidence` is the share of them that is independent (see `likeliest`).
     Sources: Platt 1999; Newton's method, smoothed targets and the stable objective as in Lin, Lin
     and Weng 2007. Raises `TrainingError` when it does not converge.
 
@@ -55,11 +57,11 @@ def platt(logits: Vector, rose: Vector) -> Calibration:
     >>> round(fitted.up, 3), abs(round(fitted.intercept, 6))
     (0.674, 0.0)
     """
-    fit = likeliest(logits[:, np.newaxis], rose)
+    fit = likeliest(logits[:, np.newaxis], rose, evidence)
     return Calibration("platt", fit.slopes[0], fit.slopes[0], fit.intercept)
 
 
-def beta(logits: Vector, rose: Vector) -> Calibration:
+def beta(logits: Vector, rose: Vector, evidence: float = 1.0) -> Calibration:
     """The likeliest `up` and `down` of at least 0 and intercept; what rises must stay rising.
 
     Source: Kull, Silva Filho and Flach 2017. A slope that would be negative is fixed at 0 and the
@@ -69,10 +71,10 @@ def beta(logits: Vector, rose: Vector) -> Calibration:
     rise, fall = np.maximum(logits, 0.0) + tail, np.maximum(-logits, 0.0) + tail
     # up · ln σ(z) − down · ln(1 − σ(z)) is slope · z + bend · (rise + fall), which are far less
     # alike than the two logarithms.
-    both = likeliest(np.column_stack([logits, rise + fall]), rose)
+    both = likeliest(np.column_stack([logits, rise + fall]), rose, evidence)
     slope, bend = both.slopes
     only_up, only_down, none = (
-        likeliest(columns, rose)
+        likeliest(columns, rose, evidence)
         for columns in (-fall[:, np.newaxis], rise[:, np.newaxis], np.empty((len(logits), 0)))
     )
     candidates = [
@@ -94,14 +96,18 @@ class Line(NamedTuple):
     loss: float
 
 
-def likeliest(columns: Vector, rose: Vector, most_steps: int = MOST_STEPS) -> Line:
+def likeliest(
+    columns: Vector, rose: Vector, evidence: float = 1.0, most_steps: int = MOST_STEPS
+) -> Line:
     """Logistic regression of `rose` [n] on `columns` [n, columns] by Newton's method.
 
     The targets are smoothed to (ups + 1) / (ups + 2) and 1 / (downs + 2), so that separable data
-    stay finite. Raises `TrainingError` when it does not converge in `most_steps`.
+    stay finite. Of outcomes that overlap only the share `evidence` counts: the fewer are
+    independent, the less certain is a target. Raises `TrainingError` when it does not converge in
+    `most_steps`.
     """
-    ups = float(rose.sum())
-    downs = len(rose) - ups
+    ups = evidence * float(rose.sum())
+    downs = evidence * len(rose) - ups
     targets = np.where(rose > 0.5, (ups + 1.0) / (ups + 2.0), 1.0 / (downs + 2.0))
     # Newton's steps do not depend on how the columns are scaled and mixed; their rounding does.
     mean, spread = columns.mean(axis=0), columns.std(axis=0)

@@ -56,8 +56,8 @@ class Dataset:
 
     `train_rows` are the rows of each symbol that were whole by the end of the train span. `refused`
     bars were left out because the engine would not take them; `crossing` windows because a hole of
-    the feed or the pause between two sessions lies inside; `unlabelled` ones because their move was
-    inside the dead zone or not every bar up to their outcome was recorded.
+    the feed or the pause between two sessions lies inside; `unlabelled` ones of the train span
+    because their move was inside the dead zone or not every bar up to their outcome was recorded.
     """
 
     feature_set: FeatureSet
@@ -179,7 +179,8 @@ def build(
     bars = _by_symbol(table, kept)
     decisions = _decisions(bars, feature_set, horizon_bars, INTERVAL_MS[table.interval])
     labelled = np.abs(decisions.move) > dead_zone  # False for NaN: unlabelled, never class 0
-    spans = _split(decisions, labelled, fractions)
+    first, second = _borders(decisions, fractions)
+    spans = _split(decisions, labelled, first, second)
     return Dataset(
         feature_set,
         table.interval,
@@ -194,7 +195,7 @@ def build(
         *spans,
         int(np.count_nonzero(~kept)),
         decisions.crossing,
-        int(np.count_nonzero(~labelled)),
+        int(np.count_nonzero(~labelled & (decisions.settles <= first))),
         _data_sha256(table, bars),
     )
 
@@ -244,13 +245,8 @@ def _decisions(
     return _Decisions(row, opens, close_time[row], settles, move, int(np.count_nonzero(~whole)))
 
 
-def _split(
-    decisions: _Decisions, labelled: NDArray[np.bool_], fractions: tuple[float, float, float]
-) -> tuple[Samples, Samples, Samples]:
-    """Spans that share no bar: what a window reads and what settles it lie inside one span.
-
-    So the last decision of a span and the first of the next are horizon + window bars apart.
-    """
+def _borders(decisions: _Decisions, fractions: tuple[float, float, float]) -> tuple[int, int]:
+    """The times in ms at which the train span ends and the test span begins."""
     if min(fractions) <= 0.0 or abs(sum(fractions) - 1.0) > 1e-9:
         raise TrainingError(f"fractions {fractions} must be positive and sum to 1")
     times = np.sort(decisions.close_time)
@@ -261,9 +257,17 @@ def _split(
             "shorter interval"
         )
     # The borders follow from times alone: no price after a border can move it.
-    first, second = (
-        int(times[int(share * len(times))]) for share in (fractions[0], 1.0 - fractions[2])
-    )
+    first, second = (int(share * len(times)) for share in (fractions[0], 1.0 - fractions[2]))
+    return int(times[first]), int(times[second])
+
+
+def _split(
+    decisions: _Decisions, labelled: NDArray[np.bool_], first: int, second: int
+) -> tuple[Samples, Samples, Samples]:
+    """Spans that share no bar: what a window reads and what settles it lie inside one span.
+
+    So the last decision of a span and the first of the next are horizon + window bars apart.
+    """
     return (
         _samples(decisions, labelled & (decisions.settles <= first), "train"),
         _samples(

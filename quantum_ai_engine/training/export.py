@@ -65,7 +65,8 @@ def train_bundle(
 ) -> Trained:
     """Fit, calibrate, score and export: the bundle `directory/<name>`, proven by its agent.
 
-    Raises `TrainingError` or `BundleError`; then nothing was written.
+    Raises `TrainingError` or `BundleError`, or `OSError` where `directory` cannot be written to;
+    then nothing was written.
     """
     target = directory / (options.name or kind)
     if target.exists():  # said before the training rather than after it
@@ -78,6 +79,9 @@ def train_bundle(
         options.dead_zone,
         calendars=Calendars(options.venues),
     )
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):  # said before the training too
+        pass
     with _threads_kept(), tempfile.TemporaryDirectory() as scratch:
         fitted = chosen.fit(dataset, options, progress)
         manifest, probabilities = describe(kind, dataset, fitted, options, Path(scratch))

@@ -1,5 +1,6 @@
 """Which columns an agent lives on: how much worse it forecasts when one of them is shuffled."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -12,7 +13,8 @@ from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.training.dataset import Dataset, Samples
 from quantum_ai_engine.training.scores import newey_west
 
-MOST_WINDOWS = 512
+MOST_WINDOWS, LEAST_WINDOWS = 512, 64
+MOST_S = 20.0  # about, for all parts: a slow agent is asked of fewer windows
 MOST_SINGLE = 40  # columns; more are shuffled theme by theme
 REPEATS = 3
 SEED = 0
@@ -76,15 +78,18 @@ def importance(
     dataset: Dataset,
     parts: Mapping[str, tuple[str, ...]],
     progress: Callable[[int, int], None],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Permuted:
     """The importance of each part on held-out windows, drawn by a seed when there are many.
+
+    The slower the agent, in seconds by `clock`, the fewer: about `MOST_S` are spent.
 
     A column is shuffled between windows with all its rows, so that its own course in time stays.
     The standard error is that of the paired loss (see `scores.newey_west`): it holds the draw of
     the windows as well as that of the shuffles. `progress` is told steps done and steps in all.
     Source: Breiman 2001, on held-out bars.
     """
-    samples = _drawn(dataset.test)
+    samples = _drawn(dataset.test, _affordable(predict, dataset, len(parts), clock))
     windows = dataset.windows(samples)
     before = (_answers(predict, windows) - samples.rose) ** 2
     found = []
@@ -111,11 +116,26 @@ def _theme(name: str) -> str:
     return max(matching)[1] if matching else name
 
 
-def _drawn(samples: Samples) -> Samples:
-    """At most `MOST_WINDOWS` of them, in order of time. Every k-th could be one symbol's alone."""
-    if len(samples) <= MOST_WINDOWS:
+def _affordable(predict: Predict, dataset: Dataset, parts: int, clock: Callable[[], float]) -> int:
+    """For how many windows there is time, by the fastest answers to a few; a power of two."""
+    windows = dataset.windows(_drawn(dataset.test, LEAST_WINDOWS))
+    times = []
+    for _ in range(REPEATS):  # the first are slower
+        start = clock()
+        predict(windows)
+        times.append(clock() - start)
+    each = min(times) / len(windows) * (1 + REPEATS * parts)
+    count = MOST_WINDOWS
+    while count > LEAST_WINDOWS and count * each > MOST_S:
+        count //= 2
+    return count
+
+
+def _drawn(samples: Samples, most: int) -> Samples:
+    """At most so many of them, in order of time. Every k-th could be one symbol's alone."""
+    if len(samples) <= most:
         return samples
-    at = np.random.default_rng(SEED).choice(len(samples), MOST_WINDOWS, replace=False)
+    at = np.random.default_rng(SEED).choice(len(samples), most, replace=False)
     at.sort()
     return Samples(samples.row[at], samples.close_time[at], samples.rose[at])
 

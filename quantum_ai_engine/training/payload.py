@@ -19,15 +19,15 @@ Summary = dict[str, Any]
 def summarise(bundle: Bundle) -> Summary:
     """What the payload of a verified bundle holds, in plain values; a kind unknown here: nothing.
 
-    The agent is loaded first, which refuses a payload that must not be opened. Raises
-    `BundleError`.
+    The agent is loaded first, which refuses a payload that must not be opened; where its library is
+    missing, that is all there is to say. Raises `BundleError`.
     """
     summarised = _BY_FILE.keys() & bundle.manifest.files.keys()
     if not summarised:
         return {}
     agent = load_agent(bundle)
     if agent.unavailable:
-        raise BundleError(f"bundle {bundle.path}: {agent.unavailable}")
+        return {"unopened": agent.unavailable}
     name = min(summarised)
     try:
         return _BY_FILE[name](bundle)

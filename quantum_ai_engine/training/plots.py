@@ -120,10 +120,6 @@ def _losses(
 ) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    if not values:
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, "nothing was fitted by epochs", ha="center", color=theme.ink)
-        return
     steps = np.arange(1, len(values) + 1)
     train, validation = np.array(values).T
     few = len(values) <= MARKED_EPOCHS

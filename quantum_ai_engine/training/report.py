@@ -1,5 +1,6 @@
 """The training report: what was learned, how well, from what, on one page for people."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from quantum_ai_engine.training.options import TrainingError
 from quantum_ai_engine.training.plots import Chart
 from quantum_ai_engine.training.scores import newey_west
 from quantum_ai_engine.training.uncertainty import (
+    LEAST_OUTCOMES,
     Group,
     Z,
     auc_stderr,
@@ -24,6 +26,7 @@ from quantum_ai_engine.training.uncertainty import (
     by_width,
     calibration_error_by_chance,
     groups,
+    verdict,
 )
 
 HONEST = (
@@ -34,8 +37,9 @@ HONEST = (
 
 @dataclass(frozen=True, slots=True)
 class _Findings:
-    """What the page shows beyond the manifest."""
+    """What the page shows beyond the manifest; `effective` test outcomes are independent."""
 
+    effective: float
     brier_stderr: float
     base_stderr: float
     bias_stderr: float
@@ -50,7 +54,7 @@ def write_report(
     directory: Path,
     progress: Callable[[int, int], None] = lambda _done, _steps: None,
 ) -> Path:
-    """Write `directory/<name>.html`, whole in itself, and `<name>.png`; give the path of the page.
+    """Write `directory/<name>-<digest>.html`, whole in itself, and a .png; give the page's path.
 
     `progress` is told the steps done and their number while columns are shuffled, which is what
     takes time. Raises `TrainingError` without matplotlib or the agent's library.
@@ -59,41 +63,32 @@ def write_report(
     manifest = trained.bundle.manifest
     found = _findings(trained, progress)
     charts = _charts(trained, found)
-    subtitle = _subtitle(manifest)
-    answer, _ = verdict(manifest.held_out)
-    pictures = plots.sheet(f"{manifest.name}: {answer.lower()}", subtitle, charts)
+    answer, _ = verdict(manifest.held_out, found.effective)
+    title = f"{manifest.name}: {answer.lower()}"
+    pictures = plots.sheet(title, _subtitle(manifest), charts)
     html = page.page(f"Training report: {manifest.name}", _parts(trained, found, charts))
     directory.mkdir(parents=True, exist_ok=True)
-    directory.joinpath(f"{manifest.name}.png").write_bytes(pictures)
-    path = directory / f"{manifest.name}.html"
-    path.write_text(html, encoding="utf-8")
+    name = f"{manifest.name}-{trained.bundle.digest}"
+    _write(directory / f"{name}.png", pictures)
+    return _write(directory / f"{name}.html", html.encode())
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
-
-
-def verdict(scores: HeldOut) -> tuple[str, str]:
-    """What the paired score says, in a few words and in a sentence."""
-    edge, error = -scores.paired, scores.paired_stderr
-    told = f"The Brier score is {abs(edge):.5f} ± {error:.5f} "
-    if edge > Z * error:
-        return "Skill shown", (
-            f"{told}below that of the base rate: more than two standard errors. On these bars the "
-            "agent knew more than how often the close rises."
-        )
-    if edge < -Z * error:
-        return "Worse than the base rate", (
-            f"{told}above that of the base rate: more than two standard errors. Whoever always "
-            "forecasts the base rate does better than this agent."
-        )
-    return "No skill shown", (
-        f"{told}{'below' if edge >= 0.0 else 'above'} that of the base rate: within two standard "
-        "errors. On these bars the agent cannot be told from one that always forecasts the base "
-        "rate."
-    )
 
 
 def _ranking(scores: HeldOut, found: _Findings) -> str:
     """What the AUC says beside the verdict: who ranks well may still be off in probability."""
     area = f"{scores.auc:.3f} ± {found.auc_stderr:.3f}"
+    if found.effective < LEAST_OUTCOMES:
+        return f"Nor can the AUC of {area} be told from luck."
     if not scores.auc - Z * found.auc_stderr > 0.5:
         return f"The AUC of {area} is not above the 0.5 of no ranking by two standard errors."
     ranks = f"It ranks rises above falls better than chance (AUC {area})"
@@ -121,6 +116,7 @@ def _findings(trained: Trained, progress: Callable[[int, int], None]) -> _Findin
         for values in (residuals**2, base**2, residuals)
     )
     return _Findings(
+        dataset.effective_labels(samples),
         brier,
         of_base,
         bias,
@@ -134,15 +130,9 @@ def _findings(trained: Trained, progress: Callable[[int, int], None]) -> _Findin
 def _charts(trained: Trained, found: _Findings) -> tuple[Chart, ...]:
     manifest, rose, p = trained.bundle.manifest, trained.dataset.test.rose, trained.probabilities
     scores, base, permuted = manifest.held_out, manifest.base_rate, found.permuted
-    validated = trained.dataset.validation.rose
-    of_base = -float(np.mean(np.where(validated == 1.0, np.log(base), np.log(1.0 - base))))
     area = f"{scores.auc:.3f} ± {found.auc_stderr:.3f}"
     return (
-        Chart(
-            "Loss",
-            _loss_words(trained, of_base),
-            plots.losses(trained.losses, _unit(manifest), of_base),
-        ),
+        *_loss_chart(trained),
         Chart(
             "Reliability",
             "Forecast probability against the share that rose. Points on the dotted line are "
@@ -180,20 +170,24 @@ def _importance_words(permuted: Permuted) -> str:
     )
 
 
-def _loss_words(trained: Trained, of_base: float) -> str:
+def _loss_chart(trained: Trained) -> tuple[Chart, ...]:
+    """How the fit went; none where nothing was fitted by epochs."""
     if not trained.losses:
-        return "Nothing was fitted by epochs."
+        return ()
+    base, validated = trained.bundle.manifest.base_rate, trained.dataset.validation.rose
+    of_base = -float(np.mean(np.where(validated == 1.0, np.log(base), np.log(1.0 - base))))
     unit, best = _unit(trained.bundle.manifest), min(loss.validation for loss in trained.losses)
-    return (
+    says = (
         f"Mean cross-entropy after each {unit}, before calibration. The lowest on the validation "
         f"span is {best:.4f}, that of the base rate {of_base:.4f}."
     )
+    return (Chart("Loss", says, plots.losses(trained.losses, unit, of_base)),)
 
 
 def _parts(trained: Trained, found: _Findings, charts: tuple[Chart, ...]) -> Iterator[str]:
     """The page from top to bottom."""
     manifest = trained.bundle.manifest
-    answer, sentence = verdict(manifest.held_out)
+    answer, sentence = verdict(manifest.held_out, found.effective)
     yield page.header(f"Training report: {manifest.name}", _subtitle(manifest))
     yield page.verdict(answer, sentence, _ranking(manifest.held_out, found), HONEST)
     yield page.heading("Held-out scores")
@@ -205,7 +199,7 @@ def _parts(trained: Trained, found: _Findings, charts: tuple[Chart, ...]) -> Ite
         "nor the calibration has seen.",
     )
     yield page.heading("Pictures")
-    yield page.figures(charts if trained.losses else charts[1:])  # the fit's row says so
+    yield page.figures(charts)
     yield page.heading("Reliability")
     yield page.table(
         ("forecasts", "count", "mean forecast", "share that rose", "band, ± 2 s.e."),
@@ -222,7 +216,12 @@ def _parts(trained: Trained, found: _Findings, charts: tuple[Chart, ...]) -> Ite
         "Columns that tell the same stand in for each other: each alone then looks less important.",
     )
     yield page.heading("Data")
-    yield page.table(("span", "from", "to", "labelled windows"), _span_rows(manifest))
+    yield page.table(
+        ("span", "from", "to", "labelled windows"),
+        _span_rows(manifest),
+        f"The windows of the test span overlap: about {found.effective:.0f} of its outcomes are "
+        "independent.",
+    )
     yield page.facts(_data_facts(trained))
     yield page.heading("Agent")
     yield page.facts(_agent_facts(trained))
@@ -283,7 +282,8 @@ def _data_facts(trained: Trained) -> Iterator[tuple[str, str]]:
     )
     yield (
         "masked",
-        f"{labels.masked:,} windows in the dead zone or without a recorded outcome, never class 0",
+        f"{labels.masked:,} windows of the train span in the dead zone or without a recorded "
+        "outcome, never class 0",
     )
     yield "crossing", f"{trained.dataset.crossing:,} windows with a hole or a pause inside"
     yield "refused", f"{trained.dataset.refused:,} bars that the engine would not take"

@@ -1,6 +1,7 @@
 """Rows larger than memory: written to a temporary file part by part, then read as one array."""
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterable
 from typing import TypeVar
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from quantum_ai_engine.training.options import TrainingError
 
 PART_BARS = 4_096  # rows made or measured at a time: some megabytes of the widest set
+ON_DISK = "/var/tmp"  # noqa: S108 (a file there has no name that could be guessed)
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 
@@ -20,10 +22,11 @@ def mapped(
 ) -> NDArray[_Float]:
     """The parts, one after the other, as one read-only array of that shape over a file.
 
-    The file lies where the system keeps temporary files (`TMPDIR`). It has no name: whatever ends
-    the process, it is gone with the array. Raises `TrainingError` when it does not fit.
+    The file lies where `TMPDIR` says, else in /var/tmp, since /tmp is often memory. It has no name:
+    whatever ends the process, it is gone with the array. Raises `TrainingError` when it does not
+    fit.
     """
-    directory = tempfile.gettempdir()
+    directory = _directory()
     try:
         # Written as a file, not through the map: a full disk is then an error, not a dead process.
         with tempfile.TemporaryFile(dir=directory) as file:
@@ -38,6 +41,12 @@ def mapped(
             "to a directory that has room for them"
         ) from error
     return np.frombuffer(view, dtype=dtype).reshape(shape)
+
+
+def _directory() -> str:
+    if "TMPDIR" in os.environ or not os.access(ON_DISK, os.W_OK):
+        return tempfile.gettempdir()
+    return ON_DISK
 
 
 class Moments:

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quantum_ai_engine.agents.manifest import HeldOut
 from quantum_ai_engine.training.dataset import Samples
 from quantum_ai_engine.training.scores import BINS, auc, newey_west
 
 Z = 2.0  # standard errors: the width of every band and the bar for skill
 GROUPS = 10
+LEAST_OUTCOMES = 20  # independent ones, for a verdict: the error measured on fewer is too small
 
 Vector = NDArray[np.float64]
 
@@ -30,6 +32,36 @@ class Group:
     high: float
 
 
+def verdict(scores: HeldOut, effective: float) -> tuple[str, str]:
+    """What the paired score of `effective` independent outcomes says, in words and in a sentence.
+
+    See `Dataset.effective_labels`.
+    """
+    edge, error = -scores.paired, scores.paired_stderr
+    side = "below" if edge >= 0.0 else "above"
+    told = f"The Brier score is {abs(edge):.5f} ± {error:.5f} {side} that of the base rate"
+    if effective < LEAST_OUTCOMES:
+        return f"Too few independent outcomes to tell: {effective:.0f}", (
+            f"{told}, but its {scores.samples:,} held-out windows overlap, so that they tell no "
+            f"more than about {effective:.0f} outcomes of the {LEAST_OUTCOMES} that a verdict "
+            "needs. Give bars of a longer time or a shorter horizon."
+        )
+    if edge > Z * error:
+        return "Skill shown", (
+            f"{told}: more than two standard errors. On these bars the agent knew more than how "
+            "often the close rises."
+        )
+    if edge < -Z * error:
+        return "Worse than the base rate", (
+            f"{told}: more than two standard errors. Whoever always forecasts the base rate does "
+            "better than this agent."
+        )
+    return "No skill shown", (
+        f"{told}: within two standard errors. On these bars the agent cannot be told from one that "
+        "always forecasts the base rate."
+    )
+
+
 def wilson(share: float, effective: float) -> tuple[float, float]:
     """The band of a share that was seen in `effective` independent trials; never beyond 0 or 1.
 
@@ -39,7 +71,8 @@ def wilson(share: float, effective: float) -> tuple[float, float]:
     narrow = 1.0 / (1.0 + Z * Z / effective)
     middle = (share + Z * Z / (2.0 * effective)) * narrow
     half = Z * narrow * np.sqrt(share * (1.0 - share) / effective + (Z / (2.0 * effective)) ** 2)
-    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
+    # Rounding may put the edge of a certain share inside of it.
+    return float(max(min(middle - half, share), 0.0)), float(min(max(middle + half, share), 1.0))
 
 
 def by_width(probabilities: Vector) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quantum_ai_engine.agents.bundle import Bundle
@@ -78,6 +79,117 @@ def test_another_xgboost_model_is_refused(
     assert changed != json_file
     with pytest.raises(ForestError, match=why):
         xgboost_model(changed, inputs)
+
+
+def shaped(file: bytes, left: list[int], right: list[int]) -> bytes:
+    """XGBoost's JSON with one tree of this shape."""
+    document = json.loads(file)
+    model = document["learner"]["gradient_booster"]["model"]
+    nodes = len(left)
+    model["trees"] = [
+        model["trees"][0]
+        | {"left_children": left, "right_children": right, "split_indices": [0] * nodes}
+        | {"split_conditions": [0.5] * nodes, "split_type": [0] * nodes}
+    ]
+    model["tree_info"] = [0]
+    return json.dumps(document).encode()
+
+
+def chain(splits: int) -> tuple[list[int], list[int]]:
+    """The children of a tree in which each split hangs on the one before."""
+    left, right = ([-1] * (2 * splits + 1) for _ in range(2))
+    left[: 2 * splits : 2] = range(2, 2 * splits + 1, 2)
+    right[: 2 * splits : 2] = range(1, 2 * splits, 2)
+    return left, right
+
+
+def lightgbm_chain(file: bytes, splits: int) -> bytes:
+    """LightGBM's text with one such tree."""
+    left = [*range(1, splits), -splits - 1]
+    fields: dict[str, list[Any]] = {
+        "num_leaves": [splits + 1],
+        "num_cat": [0],
+        "split_feature": [0] * splits,
+        "threshold": [0.5] * splits,
+        "decision_type": [2] * splits,
+        "left_child": left,
+        "right_child": [~leaf for leaf in range(splits)],
+        "leaf_value": [0.1] * (splits + 1),
+        "is_linear": [0],
+    }
+    tree = "\n".join(f"{key}={' '.join(map(str, value))}" for key, value in fields.items())
+    head = re.sub(rb"tree_sizes=.*", b"tree_sizes=1", file.partition(b"\nTree=")[0])
+    return head + f"\nTree=0\n{tree}\n\nend of trees\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ([-1, 2, 1, -1, -1], [-1, 3, 4, -1, -1]),  # beside a root that is a leaf
+        ([3, 2, 1, -1, -1, -1, -1], [4, 5, 6, -1, -1, -1, -1]),  # beside a tree
+        ([-1, 1, -1], [-1, 2, -1]),
+    ],
+)
+def test_cycles_are_refused(
+    json_file: bytes, inputs: int, left: list[int], right: list[int]
+) -> None:
+    """L24: nodes that are each other's parents, out of the root's reach, end XGBoost's reader."""
+    with pytest.raises(ForestError, match="tree 0: a child comes before its parent"):
+        xgboost_model(shaped(json_file, left, right), inputs)
+
+
+def test_nodes_apart_are_refused(json_file: bytes, inputs: int) -> None:
+    """L24: XGBoost's reader looks for the parent of each node, also of those that have none."""
+    with pytest.raises(ForestError, match="tree 0: a node is nobody's child"):
+        xgboost_model(shaped(json_file, [1, *[-1] * 4], [2, *[-1] * 4]), inputs)
+
+
+def test_trees_without_end_are_refused(json_file: bytes, text_file: bytes, inputs: int) -> None:
+    """L24: the libraries walk down a tree by recursion, which a chain of splits exhausts."""
+    deep = "tree 0: it is 1001 splits deep, more than 1000"
+    xgboost_model(shaped(json_file, *chain(1_000)), inputs)
+    with pytest.raises(ForestError, match=deep):
+        xgboost_model(shaped(json_file, *chain(1_001)), inputs)
+    lightgbm_model(lightgbm_chain(text_file, 1_000), inputs)
+    with pytest.raises(ForestError, match=deep):
+        lightgbm_model(lightgbm_chain(text_file, 1_001), inputs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tree_method": "hist", "grow_policy": "lossguide", "max_leaves": 200, "max_depth": 0},
+        {"tree_method": "approx", "max_depth": 8},
+        {"tree_method": "exact", "max_depth": 8},
+    ],
+)
+def test_every_way_in_which_xgboost_grows_trees_is_read(options: dict[str, Any]) -> None:
+    """No tree that the library itself writes has a child before its parent."""
+    import xgboost
+
+    draw = np.random.default_rng(0)
+    values = draw.standard_normal((1_000, 4))
+    rose = values[:, 0] * values[:, 1] + draw.standard_normal(1_000) > 0
+    data = xgboost.DMatrix(values, label=rose)
+    booster = xgboost.train({"objective": "binary:logistic"} | options, data, 5)
+    checked = xgboost.Booster()
+    checked.load_model(bytearray(xgboost_model(bytes(booster.save_raw("json")), 4)))
+    unnamed = xgboost.DMatrix(values)
+    assert np.array_equal(checked.predict(unnamed), booster.predict(unnamed))
+
+
+@pytest.mark.parametrize("boosting", ["gbdt", "dart", "rf"])
+def test_every_way_in_which_lightgbm_grows_trees_is_read(boosting: str) -> None:
+    """As above."""
+    import lightgbm
+
+    draw = np.random.default_rng(0)
+    values = draw.standard_normal((1_000, 4))
+    rose = values[:, 0] * values[:, 1] + draw.standard_normal(1_000) > 0
+    options = {"objective": "binary", "num_leaves": 200, "min_data_in_leaf": 1, "verbose": -1}
+    bagging = {"boosting": boosting, "bagging_freq": 1, "bagging_fraction": 0.5}
+    booster = lightgbm.train(options | bagging, lightgbm.Dataset(values, label=rose), 5)
+    assert lightgbm_model(booster.model_to_string().encode(), 4).count("Tree=") == 5
 
 
 def test_xgboost_lists_of_two_lengths_are_refused(json_file: bytes, inputs: int) -> None:

@@ -147,6 +147,33 @@ class WritesAtLoad(Base):
         self.training = state[1]
 
 
+class Forks(Base):
+    """Starts a thread when it answers."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        newest: Tensor = torch.jit.wait(torch.jit.fork(torch.neg, windows[:, -1]))
+        return self.linear(newest).squeeze(1)
+
+
+class Awaits(Base):
+    """Puts work off until it is asked for."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        newest: Tensor = torch.jit._awaitable_wait(torch.jit._awaitable(torch.neg, windows[:, -1]))
+        return self.linear(newest).squeeze(1)
+
+
+class PointsElsewhere(Base):
+    """Makes, of numbers, a tensor that lies where they point."""
+
+    def forward(self, windows: Tensor) -> Tensor:
+        far = torch.full([1, 4], 1 << 40, dtype=torch.int64)
+        sparse = torch.ops.aten._sparse_coo_tensor_unsafe(
+            far, torch.ones(4), [8], is_coalesced=True
+        )
+        return self.linear(windows[:, -1]).squeeze(1) + sparse.to_dense().sum()
+
+
 class OtherInputs(Base):
     """Reads 10 columns."""
 
@@ -247,9 +274,9 @@ def saved(model: nn.Module, marker: Path) -> bytes:
     )
 
 
-@pytest.mark.parametrize("model", [Writes, Maps, WritesAtLoad])
-def test_models_that_touch_files(fuzzer: Fuzzer, model: type[nn.Module]) -> None:
-    """L24: TorchScript can write files; code that names it is not even loaded."""
+@pytest.mark.parametrize("model", [Writes, Maps, WritesAtLoad, Forks, Awaits, PointsElsewhere])
+def test_models_that_do_more_than_sums(fuzzer: Fuzzer, model: type[nn.Module]) -> None:
+    """L24: TorchScript can write files, start threads and end the process; it is not loaded."""
     assert "its code names" in fuzzer.refused_payload(saved(model(), fuzzer.marker))
 
 
@@ -280,7 +307,14 @@ def test_other_spellings(fuzzer: Fuzzer, spelling: bytes, folder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "operator", [b"ops.inductor._reinterpret_tensor", b'getattr(ops, "inductor")._x', b"ops\\\n.x"]
+    "operator",
+    [
+        *(b"ops.inductor._reinterpret_tensor", b'getattr(ops, "inductor")._x', b"ops\\\n.x"),
+        *(b"ops.aten.select", b"ops.prim.TimePoint", b"torch._sparse_csr_tensor_unsafe"),
+        *(b"torch.sparse_coo_tensor", b"torch.segment_reduce", b"torch.ctc_loss"),
+        *(b"torch.mkldnn_rnn_layer", b"torch.max_pool2d_with_indices_backward"),
+        *(b"torch._pad_packed_sequence", b"(windows)._values"),
+    ],
 )
 def test_operators_that_do_not_look(fuzzer: Fuzzer, operator: bytes) -> None:
     """L24: some of torch's own operators read and write beyond a tensor."""

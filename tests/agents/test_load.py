@@ -128,6 +128,38 @@ def test_a_missing_shared_library_is_as_visible(
     assert agent.unavailable == f"{kind} cannot be used here: {why}"
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("raise ImportError('no such processor')", "linear cannot be used here: no such processor"),
+        ("raise ModuleNotFoundError('gone')", "linear cannot be used here: gone"),
+        ("import nothing_here.at_all", "nothing_here is not installed: install nothing_here"),
+        (
+            "import quantum_ai_engine.gone",
+            "linear does not fit this version of quantum-ai-engine: "
+            "No module named 'quantum_ai_engine.gone'",
+        ),
+    ],
+)
+def test_every_failed_import_says_what_is_the_matter(
+    tabular: dict[str, Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    why: str,
+) -> None:
+    """L10: who named no module is named itself, and nobody is told to install the engine."""
+    (tmp_path / "site" / "linear-1.dist-info").mkdir(parents=True)
+    (tmp_path / "site" / "failing_agents.py").write_text(line)
+    (tmp_path / "site" / "linear-1.dist-info" / "METADATA").write_text("Name: linear\n")
+    (tmp_path / "site" / "linear-1.dist-info" / "entry_points.txt").write_text(
+        "[quantum_ai_engine.agents]\nlinear = failing_agents:load\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    agent = load_agent(again(tabular["xgboost"], tmp_path, kind="linear"))
+    assert agent.unavailable == why
+
+
 def test_a_directory_in_which_no_agent_can_answer_is_refused(
     tabular: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -212,6 +215,72 @@ def test_another_model_does_not_warm_up(replace: Replace) -> None:
     agent = load_agent(read_bundle(replace(saved(LastRow(50.0)))))
     with pytest.raises(BundleError, match="the payload is not the model of the manifest"):
         agent.warm_up()
+
+
+FORK = """
+import os
+import warnings
+import torch
+
+@torch.jit.script
+def fork(x: torch.Tensor) -> torch.Tensor:
+    return torch.jit.wait(torch.jit.fork(torch.neg, x))
+
+def use() -> list[str]:
+    \"\"\"What the import says.\"\"\"
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        import quantum_ai_engine.agents.torchscript
+    return [str(w.message) for w in said if "threads" in str(w.message)]
+
+within = torch.get_num_threads()
+"""
+
+
+def in_a_process(folder: Path, code: str) -> None:
+    (folder / "used.py").write_text(FORK + code)  # torch compiles what it can read in a file
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", folder / "used.py"],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_torch_is_bound_before_a_model_can_run(tmp_path: Path) -> None:
+    """L46: no model decides how many threads torch has; those of training stay as they are."""
+    in_a_process(
+        tmp_path,
+        """
+assert use() == []
+assert torch.get_num_interop_threads() == 1
+assert torch.get_num_threads() == within
+from quantum_ai_engine.agents.budget import bound_loaded
+bound_loaded()  # it finds nothing left to set, whatever has run
+try:
+    torch.set_num_interop_threads(2)
+except RuntimeError:
+    raise SystemExit(0)
+raise SystemExit("torch could still be set otherwise")
+""",
+    )
+
+
+def test_threads_that_torch_will_not_give_up_are_said(tmp_path: Path) -> None:
+    """L46: in a process that has used them already they stay, idle, with a warning."""
+    in_a_process(
+        tmp_path,
+        """
+torch.set_num_interop_threads(3)
+fork(torch.ones(1))
+said, = use()
+assert "torch keeps 3 idle threads beside the agents" in said, said
+os._exit(0)  # torch's threads may still be starting, which its own end does not bear
+""",
+    )
 
 
 @pytest.mark.parametrize("attributes", [("training",), ()])

@@ -11,6 +11,8 @@ from quantum_ai_engine.agents.bundle import read_bundle
 from quantum_ai_engine.cli.app import main
 from quantum_ai_engine.market.table import BarTable
 
+FAILED_BOTH = "failed: gru, patchtst"
+
 
 def qae(*arguments: str) -> int:
     """The exit code of a command, run in this process."""
@@ -59,7 +61,15 @@ def test_real_bars_judge(
     assert "answers to the newest 512 windows of the data" in capsys.readouterr().out
     data.write_text("\n".join(["open_time,open,high,low,close,volume", *rows[:60]]))
     assert qae("bundle", "validate", str(bundles / "gru"), *named) == 1
-    assert "the data has 0 windows for gru of the 64" in capsys.readouterr().err
+    assert "the data has 0 windows for gru of the 64" in capsys.readouterr().out
+    hourly = ("--data", str(data), "--symbol", "BTCUSDT", "--interval", "1h")
+    assert qae("bundle", "validate", str(bundles), *hourly) == 1
+    found = blocks(capsys.readouterr().out)
+    assert found.keys() == {*(str(bundles / name) for name in ("gru", "patchtst")), FAILED_BOTH}
+    for name in ("gru", "patchtst"):
+        assert f"the data has bars of 1h, but {name} reads 1m" in "".join(
+            line for line in found[str(bundles / name)] if line.startswith("failed")
+        )
 
 
 def test_the_settings_say_where_bundles_are(
@@ -81,7 +91,7 @@ def test_a_path_is_no_markup(
     assert qae("bundle", "validate", str(copy)) == 1
     shown = capsys.readouterr().out
     assert f"bundle {copy}: [bold]x is not in the manifest" in shown
-    assert shown.endswith("broken: [red]gru\n")
+    assert shown.endswith("failed: [red]gru\n")
 
 
 def test_a_broken_bundle_exits_1(
@@ -96,7 +106,7 @@ def test_a_broken_bundle_exits_1(
     assert failed.split()[:2] == ["failed", "bundle"]
     assert f"bundle {copy / 'gru'}: model.pt (0 bytes) does not have" in failed
     assert not any(line.startswith("failed") for line in found[str(copy / "patchtst")])
-    assert "broken: gru" in found
+    assert "failed: gru" in found
 
 
 def test_a_wrong_golden_pair_exits_1(
@@ -160,4 +170,6 @@ def test_list_is_one_line_each(bundles: Path, capsys: pytest.CaptureFixture[str]
     for line in lines:
         bundle = read_bundle(bundles / line.split()[0])
         assert bundle.digest in line
+        assert line.index(bundle.digest) == lines[0].index(read_bundle(bundles / "gru").digest)
+        assert line.endswith(" 3 symbols")
         assert f"Brier {bundle.manifest.held_out.brier:.4f}" in line

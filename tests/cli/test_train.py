@@ -56,8 +56,11 @@ def refused(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str, code
 def test_a_training_ends_in_a_whole_bundle(
     data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """L21: what was trained is a bundle; its score and the balance of its labels are said."""
-    out, reports = tmp_path / "out", tmp_path / "reports"
+    """L21: what was trained is a bundle; its score and the balance of its labels are said.
+
+    They are said before the report, of which the path is said as it is.
+    """
+    out, reports = tmp_path / "[red]out", tmp_path / "[/red]:smile:"
     options = ("--name", "small", "--epochs", "1", "--samples", "512", "--learning-rate", "0.01")
     places = ("--out", str(out), "--report", str(reports))
     assert qae("train", "gru", "--data", data, *options, *places) == 0
@@ -66,10 +69,13 @@ def test_a_training_ends_in_a_whole_bundle(
     said = capsys.readouterr().err
     assert f"Brier {bundle.manifest.held_out.brier:.4f}" in said
     assert "skill" in said
+    pages = [f"small-{bundle.digest}.html", f"small-{bundle.digest}.png"]
+    path = f"{out / 'small'}: Brier"
+    assert 0 <= said.index(path) < said.index(f"report: {reports / pages[0]}\n")
     labels = bundle.manifest.labels
     assert f"{labels.rose} rose, {labels.fell} fell, {labels.masked} masked" in said
     assert [p.name for p in out.iterdir()] == ["small"]
-    assert {p.name for p in reports.iterdir()} == {"small.html", "small.png"}
+    assert {p.name for p in reports.iterdir()} == set(pages)
 
 
 def test_a_report_that_cannot_be_written_costs_no_bundle(
@@ -79,8 +85,56 @@ def test_a_report_that_cannot_be_written_costs_no_bundle(
     (tmp_path / "file").write_text("not a directory")
     places = ("--out", str(tmp_path / "out"), "--report", str(tmp_path / "file"))
     assert qae("train", "momentum", "--data", data, *places) == 0
-    assert "no report:" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"no report: File exists: {tmp_path / 'file'}\n" in said
     assert read_bundle(tmp_path / "out" / "momentum").manifest.kind == "momentum"
+
+
+def test_without_matplotlib_it_is_said_before_the_training(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line says what to install, word for word; the training goes on without a report."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    places = ("--out", str(tmp_path / "out"), "--report", str(tmp_path / "reports"))
+    assert qae("train", "momentum", "--data", data, "--symbols", " BTCUSDT ", *places) == 0
+    said = capsys.readouterr().err
+    line = (
+        "no report will be written: the training report needs matplotlib.figure: "
+        "pip install 'quantum-ai-engine[report]'\n"
+    )
+    assert 0 <= said.index(line) < said.index("training momentum") < said.index("Brier")
+    assert read_bundle(tmp_path / "out" / "momentum").manifest.kind == "momentum"
+    assert not (tmp_path / "reports").exists()
+    assert "no report:" not in said
+
+
+def test_few_independent_outcomes_are_no_verdict(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """L08: on a short held-out span no skill is claimed, whatever its standard error."""
+    options = ("--horizon", "20", "--no-report", "--out", str(tmp_path))
+    assert qae("train", "momentum", "--data", data, *options) == 0
+    assert "(too few independent outcomes to tell: " in capsys.readouterr().err
+
+
+def test_a_training_that_is_stopped(
+    data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L23: Ctrl-C is one sentence, and leaves no bundle."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quantum_ai_engine.training.models.rules.shares", interrupted)
+    said = refused(tmp_path / "out", capsys, "momentum", "--data", data)
+    assert said == "stopped: no bundle was written"
+
+
+def test_a_kind_is_no_markup(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets in a kind are shown as they are."""
+    assert "no kind '[/x]' can be trained" in refused(
+        tmp_path / "out", capsys, "[/x]", "--data", data
+    )
 
 
 def test_a_model_that_learned_nothing_is_no_agent(
@@ -115,7 +169,8 @@ def test_too_few_bars(few: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("options", "says"),
     [
         (("--symbols", "DOGE"), "there are no bars of symbol 'DOGE'; there are BTCUSDT"),
-        (("--first", "2"), "fraction 2.0 is not between 0 and 1"),
+        (("--first", "2"), "--first 2 must be above 0, at most 1"),
+        (("--first", "0"), "--first 0 must be above 0, at most 1"),
         (("--horizon", "0"), "horizon_bars = 0 must be at least 1"),
         (("--epochs", "0"), "epochs = 0 must be at least 1"),
         (("--dead-zone", "1.5"), "dead_zone = 1.5 must be a fraction"),
@@ -132,7 +187,7 @@ def test_bad_options(
     says: str,
 ) -> None:
     """An option that cannot be used is named with its value."""
-    code = 1 if options[0] in ("--symbols", "--first", "--interval") else 2
+    code = 1 if options[0] in ("--symbols", "--interval") else 2
     assert says in refused(tmp_path / "out", capsys, "gru", "--data", few, *options, code=code)
 
 

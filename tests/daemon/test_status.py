@@ -143,4 +143,13 @@ def test_a_vote_of_an_unknown_agent_is_a_broken_invariant(status: Status) -> Non
 def test_an_agent_whose_library_is_missing_says_so_from_the_start() -> None:
     """L05: it is not shown as warming up, since no bar will change it."""
     missing = cast("Agent", SimpleNamespace(name="gru", unavailable="torch is not installed"))
-    assert Status.of([missing]).health()["models"]["gru"]["state"] == "unavailable"
+    model = Status.of([missing]).health()["models"]["gru"]
+    assert (model["state"], model["reason"]) == ("unavailable", "torch is not installed")
+
+
+def test_what_to_install_is_still_said_after_bars(status: Status) -> None:
+    """L10: an abstention from each bar does not take the reason's place."""
+    status.agents["gru"].unavailable = "torch is not installed"
+    status.update(Round(unheard=[Abstention("gru", Abstained.UNAVAILABLE)]), 0)
+    model = status.health()["models"]["gru"]
+    assert (model["state"], model["reason"]) == ("unavailable", "torch is not installed")

@@ -19,8 +19,8 @@ from quantum_ai_engine.training.options import TrainingError
 BOTH = pytest.mark.parametrize("method", [platt, beta], ids=["platt", "beta"])
 
 
-def smoothed(rose: np.ndarray) -> np.ndarray:
-    ups, downs = rose.sum(), (1 - rose).sum()
+def smoothed(rose: np.ndarray, evidence: float = 1.0) -> np.ndarray:
+    ups, downs = evidence * rose.sum(), evidence * (1 - rose).sum()
     return np.where(rose > 0, (ups + 1) / (ups + 2), 1 / (downs + 2))
 
 
@@ -152,7 +152,22 @@ def test_few_labels_get_two_parameters_and_many_three() -> None:
     logits = np.random.default_rng(6).standard_normal(4000)
     rose = drawn(Calibration("beta", 0.3, 1.5, 0.0), logits)
     few, many = (calibrate(logits, rose, BETA_LEAST_LABELS + more) for more in (-0.2, 0.0))
-    assert (few, many) == (platt(logits, rose), beta(logits, rose))
+    share = BETA_LEAST_LABELS / 4000
+    assert few == platt(logits, rose, share - 0.2 / 4000)
+    assert many == beta(logits, rose, share)
+
+
+@BOTH
+def test_few_independent_labels_are_no_certainty(method) -> None:
+    """Of outcomes that overlap so many are counted as are independent, whatever their number."""
+    logits = np.linspace(-3, 3, 400)
+    rose = (logits > 0).astype(float)
+    seldom = method(logits, rose, 10 / 400).apply(logits)
+    assert np.mean(seldom) == pytest.approx(smoothed(rose, 10 / 400).mean(), abs=1e-6)
+    assert 0.8 < seldom.max() < 0.95
+    assert method(logits, rose).apply(logits).max() > 0.99
+    if method is platt:
+        assert calibrate(logits, rose, 10.0) == platt(logits, rose, 10 / 400)
 
 
 @BOTH

@@ -146,6 +146,26 @@ def test_a_graph_that_differs_is_not_exported(gru_data: Dataset) -> None:
         script(Branching(), gru_data)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_logits_may_be_off_by_their_size(gru_data: Dataset, size: float) -> None:
+    """L22: float32 rounds by a share: a confident model is exported, one that differs is not."""
+
+    class Confident(Branching):
+        """Logits near `size`; scripted it is off by two shares of them."""
+
+        def forward(self, windows: Tensor) -> Tensor:
+            total = self.size + 0.0 * windows.mean(dim=[1, 2])  # [batch]
+            return total + self.off * self.size if torch.jit.is_scripting() else total
+
+        def __init__(self, size: float, off: float) -> None:
+            super().__init__()
+            self.size, self.off = size, off
+
+    script(Confident(size, 0.5e-5), gru_data)
+    with pytest.raises(TrainingError, match="cannot be exported"):
+        script(Confident(size, 2e-5), gru_data)
+
+
 def test_exports_in_eval_mode_whatever_it_is_given(gru_data: Dataset) -> None:
     """L22: a model that is still in training mode is exported without dropout."""
     model = Gru(dropout=0.5).train()
@@ -164,6 +184,18 @@ def test_an_existing_bundle_is_refused_before_the_training(walk: Walk, tmp_path:
     options = TrainOptions(epochs=1, name="mine")
     with pytest.raises(TrainingError, match="exists; remove it or choose another --name"):
         train_bundle("gru", walk(), tmp_path, options, told.append)
+    assert not told
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_training(
+    walk: Walk, tmp_path: Path
+) -> None:
+    """L23: nobody waits for a training whose bundle has no place."""
+    (tmp_path / "file").write_text("")
+    told: list[Progress] = []
+    for place in (tmp_path / "file", tmp_path / "file" / "in"):
+        with pytest.raises(OSError, match=r"File exists|Not a directory"):
+            train_bundle("gru", walk(), place, QUICK, told.append)
     assert not told
 
 

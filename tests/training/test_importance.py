@@ -10,6 +10,7 @@ from quantum_ai_engine.features.schema import feature_set
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.dataset import Dataset, Samples, build
 from quantum_ai_engine.training.importance import (
+    LEAST_WINDOWS,
     MOST_WINDOWS,
     REPEATS,
     THEMES,
@@ -77,8 +78,25 @@ def test_the_work_is_bounded_and_told(planted: Dataset) -> None:
         counted, planted, {DECIDES: (DECIDES,)}, lambda done, of: steps.append((done, of))
     )
     assert found.windows == MOST_WINDOWS
-    assert sum(asked) == (1 + REPEATS) * MOST_WINDOWS
+    assert sum(asked) == (1 + REPEATS) * MOST_WINDOWS + REPEATS * LEAST_WINDOWS
     assert steps == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("window_ms", "windows"), [(0.0, 512), (0.9, 512), (1.9, 256), (3.0, 128), (1e3, 64)]
+)
+def test_a_slow_agent_is_asked_less(planted: Dataset, window_ms: float, windows: int) -> None:
+    """With thirteen themes it takes about 20 s at most, and never fewer than 64 windows."""
+    now = [0.0]
+
+    def slow(given: np.ndarray) -> np.ndarray:
+        now[0] += window_ms / 1e3 * len(given)
+        return np.full(len(given), 0.5)
+
+    parts = {str(i): (DECIDES,) for i in range(13)}
+    found = importance(slow, planted, parts, silent, lambda: now[0])
+    assert found.windows == windows
+    assert now[0] <= 21.0 or windows == LEAST_WINDOWS
 
 
 def test_the_same_windows_give_the_same_importances(planted: Dataset) -> None:
@@ -101,6 +119,7 @@ def test_a_part_is_shuffled_as_one(planted: Dataset) -> None:
         return np.full(len(windows), 0.5)
 
     importance(remembered, planted, {"both": part}, silent)
+    del seen[: REPEATS * LEAST_WINDOWS]  # they were timed
     before = set(seen[:MOST_WINDOWS])
     assert set(seen[MOST_WINDOWS:]) == before
 

@@ -2,6 +2,9 @@
 
 import io
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +20,7 @@ from quantum_ai_engine.training.models.patchtst import PatchTst
 from quantum_ai_engine.training.models.positions import sinusoids
 from quantum_ai_engine.training.models.registry import FAMILIES, family
 from quantum_ai_engine.training.models.transformer import Transformer
-from quantum_ai_engine.training.neural import TOLERANCE, Neural
+from quantum_ai_engine.training.neural import TOLERANCE, Neural, scripted
 from quantum_ai_engine.training.options import TrainingError
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -46,10 +49,7 @@ def some_windows(kind: str, count: int) -> Tensor:
 
 def twin(model: nn.Module) -> torch.jit.ScriptModule:
     """The serving form of a model, saved and loaded."""
-    buffer = io.BytesIO()
-    torch.jit.save(torch.jit.script(model.for_serving().eval()), buffer)
-    buffer.seek(0)
-    return torch.jit.load(buffer)
+    return torch.jit.load(io.BytesIO(scripted(model.for_serving().eval())))
 
 
 @pytest.mark.parametrize(
@@ -112,6 +112,30 @@ def test_the_twin_answers_as_the_model(kind: str, count: int) -> None:
             assert got.shape == (count,)
             assert (got - model(windows)).abs().max() <= TOLERANCE
         assert torch.equal(plain(windows), prepared(windows))
+
+
+def test_a_payload_has_the_same_bytes_in_each_process() -> None:
+    """L23: a digest names a model, so that no order of hashes may go into it."""
+    program = (
+        "import hashlib, torch\n"
+        "from quantum_ai_engine.training.models.registry import family\n"
+        "from quantum_ai_engine.training.neural import scripted\n"
+        "for kind in ('gru', 'nhits', 'patchtst'):\n"
+        "    torch.manual_seed(0)\n"
+        "    model = family(kind).model().eval()\n"
+        "    print(hashlib.sha256(scripted(model.for_serving().eval())).hexdigest())\n"
+    )
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1")
+    )
+    assert len(first.split()) == 3
+    assert first == second
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -2,6 +2,7 @@
 
 import builtins
 import re
+import resource
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -13,9 +14,11 @@ import pytest
 
 from quantum_ai_engine.agents.manifest import HeldOut
 from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.training import plots
 from quantum_ai_engine.training.export import Trained, train_bundle
 from quantum_ai_engine.training.options import TrainingError, TrainOptions
-from quantum_ai_engine.training.report import verdict, write_report
+from quantum_ai_engine.training.report import write_report
+from quantum_ai_engine.training.uncertainty import verdict
 
 VOID = {"meta", "img", "source"}
 
@@ -67,10 +70,11 @@ def page(path: Path) -> Page:
     return Page(path.read_text(encoding="utf-8"))
 
 
-def test_the_page_is_whole(path: Path, page: Page) -> None:
-    """Every tag is closed in order, and both files lie under the agent's name."""
+def test_the_page_is_whole(trained: Trained, path: Path, page: Page) -> None:
+    """Every tag is closed in order, and both files lie under the agent's name and digest."""
     assert page.open == []
-    assert path.name == "gru.html"
+    assert path.name == f"gru-{trained.bundle.digest}.html"
+    assert {p.name for p in path.parent.iterdir()} == {path.name, path.with_suffix(".png").name}
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert sum(tag == "img" for tag, _ in page.tags) == 5
 
@@ -115,7 +119,7 @@ def test_every_score_is_the_manifests(trained: Trained, page: Page) -> None:
         *spans.symbols,
     ]
     assert [text for text in shown if text not in page.text] == []
-    assert verdict(s)[0] in page.words
+    assert verdict(s, trained.dataset.effective_labels(trained.dataset.test))[0] in page.words
 
 
 def test_the_same_input_gives_the_same_bytes(trained: Trained, path: Path, tmp_path: Path) -> None:
@@ -136,11 +140,21 @@ def test_global_settings_of_matplotlib_stay(trained: Trained, tmp_path: Path) ->
     assert Gcf.get_all_fig_managers() == []
 
 
-def test_what_was_not_fitted_has_no_losses(trained: Trained, tmp_path: Path) -> None:
-    """Rules have no epochs: the page says so in place of an empty picture."""
+def test_what_was_not_fitted_has_no_losses(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules have no epochs: the page says so, and neither file has an empty picture."""
+    sheets = []
+
+    def counted(title: str, subtitle: str, charts: Sequence[plots.Chart]) -> bytes:
+        sheets.append([chart.title for chart in charts])
+        return b""
+
+    monkeypatch.setattr(plots, "sheet", counted)
     made = Page(write_report(replace(trained, losses=()), tmp_path).read_text("utf-8"))
     assert "nothing was fitted by epochs" in made.words
-    assert sum(tag == "img" for tag, _ in made.tags) == 4
+    assert sum(tag == "img" for tag, _ in made.tags) == len(sheets[0]) == 4
+    assert "Loss" not in sheets[0]
 
 
 def test_names_are_escaped(trained: Trained, tmp_path: Path) -> None:
@@ -176,9 +190,39 @@ def test_skill_is_two_standard_errors(trained: Trained, paired: float, words: st
     scores: HeldOut = msgspec.structs.replace(
         trained.bundle.manifest.held_out, paired=paired, paired_stderr=0.01
     )
-    said, sentence = verdict(scores)
+    said, sentence = verdict(scores, 20.0)
     assert said == words
     assert ("below" in sentence) == (paired < 0)
+    said, sentence = verdict(scores, 8.4)
+    assert said == "Too few independent outcomes to tell: 8"
+    assert "about 8 outcomes of the 20 that a verdict needs" in sentence
+
+
+def test_few_outcomes_are_no_skill_anywhere(trained: Trained, tmp_path: Path) -> None:
+    """L08: on a page of few independent outcomes neither the Brier score nor the AUC is praised."""
+    dataset = replace(trained.dataset, horizon_bars=50)
+    path = write_report(replace(trained, dataset=dataset), tmp_path)
+    effective = dataset.effective_labels(dataset.test)
+    text = Page(path.read_text("utf-8")).text
+    assert f"Too few independent outcomes to tell: {effective:.0f}" in text
+    assert "Nor can the AUC of" in text
+    assert "Skill shown" not in text
+    assert "better than chance" not in text
+
+
+def test_a_report_that_fails_leaves_the_old_one(trained: Trained, tmp_path: Path) -> None:
+    """Files are replaced whole: a disk that is full leaves no half page under the name."""
+    path = write_report(trained, tmp_path)
+    before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_report(trained, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert path in before
 
 
 def test_without_matplotlib_the_extra_is_named(

@@ -148,7 +148,8 @@ def test_rows_leave_nothing_on_the_disk(
         maps = Path("/proc/self/maps").read_text()
         return sum(str(tmp_path) in line for line in maps.splitlines())
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     dataset = build(walk(), GRU9, horizon_bars=5)
     assert dataset.normalised.shape == dataset.rows.shape
     assert held() == 2
@@ -156,6 +157,15 @@ def test_rows_leave_nothing_on_the_disk(
     del dataset
     gc.collect()
     assert held() == 0
+
+
+def test_rows_lie_on_a_disk_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TMPDIR they are in /var/tmp: where /tmp is memory, a file there would be memory."""
+    monkeypatch.delenv("TMPDIR", raising=False)
+    rows = mapped(iter([np.ones((512, 1))]), (512, 1), np.float64)
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    start = f"{rows.__array_interface__['data'][0]:x}-"
+    assert any(line.startswith(start) and " /var/tmp/" in line for line in maps)
 
 
 def test_rows_that_do_not_fit_are_refused(walk: Walk) -> None:

@@ -30,6 +30,14 @@ def test_wilson_is_the_solution_of_its_equation() -> None:
                 assert abs(share - edge) == pytest.approx(2.0 * np.sqrt(edge * (1 - edge) / n))
 
 
+def test_a_share_lies_in_its_band() -> None:
+    """Rounding moves no edge past the share: a picture cannot show a negative error."""
+    for n in np.arange(1.0, 400.0, 0.7):
+        for share in (0.0, 0.1, 1.0):
+            low, high = wilson(share, n)
+            assert 0.0 <= low <= share <= high <= 1.0
+
+
 def test_groups_by_width_are_the_manifests_bins() -> None:
     """What is drawn as a bin is the bin that is published."""
     rng = np.random.default_rng(0)

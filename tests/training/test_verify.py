@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,18 @@ from numpy.typing import NDArray
 from quantum_ai_engine.agents import load
 from quantum_ai_engine.agents.bundle import Bundle, read_bundle
 from quantum_ai_engine.agents.bundled import BundledAgent
+from quantum_ai_engine.config import Venue
+from quantum_ai_engine.market.paper import PaperMarket
 from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.training import verify as verify_module
+from quantum_ai_engine.training.export import train_bundle
 from quantum_ai_engine.training.matrix import FeatureMatrix
-from quantum_ai_engine.training.options import TrainingError
+from quantum_ai_engine.training.options import TrainingError, TrainOptions
 from quantum_ai_engine.training.payload import summarise
 from quantum_ai_engine.training.verify import Check, drawn, recent, verify
 
 from ..agents.fuzzer import rewritten, vouch
+from .conftest import make_walk
 
 ALL = (
     *("files", "schema", "libraries", "payload", "golden pair", "finite", "not constant"),
@@ -185,6 +191,15 @@ def test_code_that_is_not_the_models_fails(path: Path) -> None:
     assert made["eager = scripted"].state == "failed"
 
 
+def test_a_library_that_is_missing_is_all_there_is_to_say(
+    bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A payload that cannot be opened here is told, and stops nobody who inspects."""
+    monkeypatch.setitem(load.LOADERS, "gru", "no_such_library.agents:load")
+    summary = summarise(read_bundle(bundles / "gru"))
+    assert summary["unopened"].startswith("no_such_library is not installed")
+
+
 def test_weights_of_another_model_are_not_compared(path: Path) -> None:
     """L22: a payload made elsewhere has nothing here to be compared with; that is said."""
     payload = rewritten(
@@ -209,6 +224,37 @@ def test_recent_windows_are_the_newest_ready_ones(bundles: Path, history: BarTab
     newest = [rows[at][:, bundle.feature_set.indices].tobytes() for at in last]
     given = [window.tobytes() for window in windows.values]
     assert set(newest) <= set(given)
+
+
+def test_recent_windows_do_not_depend_on_the_parts(
+    bundles: Path, history: BarTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L11: the newest rows, kept part by part, are those of all rows at once."""
+    bundle = read_bundle(bundles / "gru")
+    whole = recent(bundle, history, {})
+    monkeypatch.setattr(verify_module, "PART_BARS", 7)
+    np.testing.assert_array_equal(recent(bundle, history, {}).values, whole.values)
+
+
+def test_memory_does_not_grow_with_the_bars(bundles: Path) -> None:
+    """A file of four times the bars needs hardly more: only the newest rows are kept."""
+    bundle, peaks = read_bundle(bundles / "gru"), []
+    for bars in (10_000, 40_000):
+        table = make_walk(1, bars)
+        tracemalloc.start()
+        recent(bundle, table, {})
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 30_000 < 20
+
+
+def test_bars_that_cannot_judge_are_a_failure(bundles: Path, history: BarTable) -> None:
+    """L12: that --data says nothing of a bundle is a line of its own; all else is checked."""
+    made = checks(bundles / "gru", history.rows(0, 60))
+    assert (*ALL[:5], "data", *ALL[5:]) == tuple(made)
+    assert made["data"].state == "failed"
+    assert "0 windows for gru of the 64" in made["data"].says
+    assert {c.state for c in made.values() if c.name != "data"} == {"ok", "measured"}
 
 
 def test_bars_that_cannot_judge_are_refused(bundles: Path, history: BarTable) -> None:
@@ -273,3 +319,15 @@ def test_forests_and_rules_are_summed_up(kind: str, history: BarTable, tmp_path:
     assert gains == sorted(gains, reverse=True)
     assert {top["name"] for top in summary["top_inputs"]} <= set(bundle.manifest.inputs)
     assert checks(bundle.path)["eager = scripted"].state == "not checked"
+
+
+def test_sessions_other_than_those_of_the_training_fail(tmp_path: Path) -> None:
+    """L11: what `serve` would refuse does not validate."""
+    trends = PaperMarket(2, 4, start_ms=1_735_689_600_000).table(3_000)
+    trained = train_bundle("xgboost", trends, tmp_path, TrainOptions(), lambda _: None)
+    symbol = trained.bundle.manifest.spans.symbols[0]
+    moved = {symbol: Venue("Asia/Tokyo", "09:00", "15:00")}
+    assert all(check.state != "failed" for check in verify(trained.bundle.path, None, {}))
+    last = list(verify(trained.bundle.path, None, moved))[-1]
+    assert (last.name, last.state) == ("bundle", "failed")
+    assert "sessions.venues has it in Asia/Tokyo" in last.says
