@@ -113,7 +113,7 @@ def train_with_bar(
 
 def describe(trained: "Trained") -> None:
     """Say what came of it and how well it did on held-out bars, good or bad."""
-    from quantum_ai_engine.training.uncertainty import verdict
+    from quantum_ai_engine.training.report.uncertainty import verdict
 
     m, score = trained.bundle.manifest, trained.bundle.manifest.held_out
     words, _ = verdict(score, trained.dataset.effective_labels(trained.dataset.test))
@@ -145,7 +145,7 @@ def _table(table: BarTable, symbols: str | None, data: Path) -> BarTable:
 def _can_report() -> bool:
     """Whether a report can be drawn here; that it cannot is better said before the training."""
     from quantum_ai_engine.training.options import TrainingError
-    from quantum_ai_engine.training.plots import require_matplotlib
+    from quantum_ai_engine.training.report.plots import require_matplotlib
 
     try:
         require_matplotlib()
@@ -158,7 +158,7 @@ def _can_report() -> bool:
 def _report(trained: "Trained", directory: Path) -> None:
     """Write the report; a bundle is whole without one, so that its failure is only said."""
     from quantum_ai_engine.training.options import TrainingError
-    from quantum_ai_engine.training.report import write_report
+    from quantum_ai_engine.training.report.report import write_report
 
     try:
         with progress_bar() as bar:

@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from quantum_ai_engine.training import plots
-from quantum_ai_engine.training.plots import Chart
+from quantum_ai_engine.training.report import plots
+from quantum_ai_engine.training.report.plots import Chart
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --back: #f4f6f8; --ink: #1b2129;

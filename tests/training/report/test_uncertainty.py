@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from quantum_ai_engine.training.dataset import Samples
-from quantum_ai_engine.training.scores import auc, reliability
-from quantum_ai_engine.training.uncertainty import (
+from quantum_ai_engine.training.report.uncertainty import (
     auc_stderr,
     by_count,
     by_width,
@@ -13,8 +12,9 @@ from quantum_ai_engine.training.uncertainty import (
     groups,
     wilson,
 )
+from quantum_ai_engine.training.scores import auc, reliability
 
-from .conftest import MINUTE_MS
+from ..conftest import MINUTE_MS
 
 
 def samples_of(rose: np.ndarray, symbols: int = 1) -> Samples:

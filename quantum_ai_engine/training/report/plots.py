@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.training.family import Loss
-from quantum_ai_engine.training.importance import Importance
 from quantum_ai_engine.training.options import TrainingError
-from quantum_ai_engine.training.uncertainty import Group, Z
+from quantum_ai_engine.training.report.importance import Importance
+from quantum_ai_engine.training.report.uncertainty import Group, Z
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -14,11 +14,11 @@ import pytest
 
 from quantum_ai_engine.agents.manifest import HeldOut
 from quantum_ai_engine.market.table import BarTable
-from quantum_ai_engine.training import plots
 from quantum_ai_engine.training.export import Trained, train_bundle
 from quantum_ai_engine.training.options import TrainingError, TrainOptions
-from quantum_ai_engine.training.report import write_report
-from quantum_ai_engine.training.uncertainty import verdict
+from quantum_ai_engine.training.report import plots
+from quantum_ai_engine.training.report.report import write_report
+from quantum_ai_engine.training.report.uncertainty import verdict
 
 VOID = {"meta", "img", "source"}
 

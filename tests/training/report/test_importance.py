@@ -9,7 +9,7 @@ import pytest
 from quantum_ai_engine.features.schema import feature_set
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.dataset import Dataset, Samples, build
-from quantum_ai_engine.training.importance import (
+from quantum_ai_engine.training.report.importance import (
     LEAST_WINDOWS,
     MOST_WINDOWS,
     REPEATS,

@@ -11,13 +11,12 @@ import numpy as np
 from quantum_ai_engine.agents.load import load_agent
 from quantum_ai_engine.agents.manifest import HeldOut, Manifest
 from quantum_ai_engine.events import INTERVAL_MS
-from quantum_ai_engine.training import page, plots
 from quantum_ai_engine.training.export import Trained
-from quantum_ai_engine.training.importance import Permuted, importance, parts_of
 from quantum_ai_engine.training.options import TrainingError
-from quantum_ai_engine.training.plots import Chart
-from quantum_ai_engine.training.scores import newey_west
-from quantum_ai_engine.training.uncertainty import (
+from quantum_ai_engine.training.report import page, plots
+from quantum_ai_engine.training.report.importance import Permuted, importance, parts_of
+from quantum_ai_engine.training.report.plots import Chart
+from quantum_ai_engine.training.report.uncertainty import (
     LEAST_OUTCOMES,
     Group,
     Z,
@@ -28,6 +27,7 @@ from quantum_ai_engine.training.uncertainty import (
     groups,
     verdict,
 )
+from quantum_ai_engine.training.scores import newey_west
 
 HONEST = (
     "The closes of liquid markets are nearly unpredictable over a few bars: an AUC near 0.51 is "

@@ -1,0 +1,1 @@
+"""The page that tells how a training went: figures with their errors, pictures, words."""
