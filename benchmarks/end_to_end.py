@@ -22,7 +22,7 @@ from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.export import train_bundle
 from quantum_ai_engine.training.options import TrainOptions
 
-SYMBOLS, WARM_STEPS, FAST_STEPS, PACED_STEPS = 8, 1_500, 4_000, 30
+SYMBOLS, WARM_STEPS, FAST_STEPS, PACED_STEPS = 8, 3_000, 4_000, 30
 START_MS = 1_735_689_600_000
 
 
