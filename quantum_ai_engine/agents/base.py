@@ -1,5 +1,6 @@
 """What an agent is: something that turns windows of rows into P(up over the horizon)."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -49,3 +50,15 @@ class Agent(Protocol):
 
     def predict(self, windows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Calibrated P(up) [n] of raw windows [n, window, columns], n at most LARGEST_BATCH."""
+
+
+def in_batches(
+    predict: Callable[[NDArray[np.float64]], NDArray[np.float64]], windows: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """What `predict` gives [n] for one window or more [n, window, columns], however many.
+
+    >>> in_batches(lambda windows: windows[:, 0, 0], np.ones((600, 1, 1))).shape
+    (600,)
+    """
+    starts = range(0, len(windows), LARGEST_BATCH)
+    return np.concatenate([predict(windows[start : start + LARGEST_BATCH]) for start in starts])

@@ -146,6 +146,14 @@ def _bound_interop() -> None:
 _bound_interop()  # here, where no model has run yet; training takes its threads within operators
 
 
+def opened(data: bytes) -> torch.jit.ScriptModule:
+    """The module of a payload, with its parameters as they are in the file."""
+    module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
+        io.BytesIO(data), map_location="cpu"
+    )
+    return module
+
+
 def ready(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """The module as it serves: its weights packed for this processor, parameters folded in."""
     if hasattr(module, "prepare"):
@@ -165,9 +173,7 @@ def _load(bundle: Bundle) -> torch.jit.ScriptModule:
     data = bundle.read(PAYLOAD)
     try:
         check_archive(data)
-        module: torch.jit.ScriptModule = torch.jit.load(  # type: ignore[no-untyped-call]
-            io.BytesIO(data), map_location="cpu"
-        )
+        module = opened(data)
         if getattr(module, "training", None) is not False:
             raise ValueError("it does not say that it was exported in eval mode; export it so")
         return ready(module)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from quantum_ai_engine.agents.bundle import Bundle, bundle_paths, printable, read_bundle
-from quantum_ai_engine.cli.common import ConfigOption, SetOption, load_settings
+from quantum_ai_engine.cli.common import ConfigOption, SetOption, load_settings, say
 from quantum_ai_engine.config import Settings, bundle_dir
 from quantum_ai_engine.market.files import read_bars
 
@@ -58,13 +58,13 @@ def validate(
     table = None if data is None else read_bars(data, symbol=symbol, interval=interval)
     failed = []
     for bundle_path in _paths(path, settings):
-        _say(Text(str(bundle_path), style="bold"))
+        say(Text(str(bundle_path), style="bold"), out)
         checks = verify(bundle_path, table, settings.sessions.by_symbol())
         states = [_show(check) for check in checks]
         if "failed" in states:
             failed.append(bundle_path.name)
     if failed:
-        _say(Text(f"failed: {', '.join(failed)}", style="red"))
+        say(Text(f"failed: {', '.join(failed)}", style="red"), out)
         raise typer.Exit(1)
 
 
@@ -85,9 +85,9 @@ def inspect(
         if as_json:
             out.print_json(data={**_without_golden(bundle), "payload": summary})
             continue
-        _say(Text(str(bundle_path), style="bold"))
+        say(Text(str(bundle_path), style="bold"), out)
         for name, value in (*_facts(bundle), *_scalars(summary)):
-            _say(Text.assemble((f"  {name:<16} ", "dim"), value))
+            say(Text.assemble((f"  {name:<16} ", "dim"), value), out)
         for name, rows in summary.items():
             if isinstance(rows, list) and rows and isinstance(rows[0], dict):
                 tables.print(_table(name, rows))
@@ -108,7 +108,7 @@ def list_(
             f"{m.interval} + {m.horizon_bars} bars  {_score(bundle)}  "
             f"{len(m.spans.symbols)} symbol{'s' if len(m.spans.symbols) > 1 else ''}"
         )
-        _say(Text(printable(line)))
+        say(Text(printable(line)), out)
 
 
 def _paths(path: Path | None, settings: Settings) -> list[Path]:
@@ -118,13 +118,8 @@ def _paths(path: Path | None, settings: Settings) -> list[Path]:
 def _show(check: "Check") -> str:
     """Print a check as one line and give its state."""
     state = Text(f"  {check.state:<12}", style=STYLES[check.state])
-    _say(Text.assemble(state, f"{check.name:<18} ", printable(check.says)))
+    say(Text.assemble(state, f"{check.name:<18} ", printable(check.says)), out)
     return check.state
-
-
-def _say(text: Text) -> None:
-    """One line as it is: nothing in it is markup, and a long one is not broken."""
-    out.print(text, soft_wrap=True, highlight=False)
 
 
 def _facts(bundle: Bundle) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from quantum_ai_engine.config import SECRET_KEYS, ConfigError, Loaded, Settings, load, redis_dir
 from quantum_ai_engine.daemon.client import Client, Unreachable, connect
@@ -29,6 +30,11 @@ class CommandError(Exception):
 
 class UsageError(CommandError):
     """An option with a value that it cannot have."""
+
+
+def say(text: str | Text, to: Console = console) -> None:
+    """Text as it is: nothing in it is markup, and a long line is not broken."""
+    to.print(Text(text) if isinstance(text, str) else text, soft_wrap=True, highlight=False)
 
 
 def load_settings(config: Path | None, assignments: list[str] | None) -> Loaded:

@@ -9,10 +9,11 @@ from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from quantum_ai_engine.agents.bundle import BundleError, bundle_paths, read_bundle
 from quantum_ai_engine.agents.pool import worker_count
-from quantum_ai_engine.cli.common import CommandError, ConfigOption, SetOption, load_settings
+from quantum_ai_engine.cli.common import CommandError, ConfigOption, SetOption, load_settings, say
 from quantum_ai_engine.cli.common import redis_client as client_of
 from quantum_ai_engine.config import ConfigError, Settings, bundle_dir
 from quantum_ai_engine.daemon.build import build_id, version
@@ -44,7 +45,7 @@ def doctor(
     settings = load_settings(config, assignments).settings
     findings = [kernel_finding()] if warm else list(examine(settings))
     for finding in findings:
-        out.print(f"[{STYLES[finding.grade]}]{finding.grade:<8}[/]{finding.text}", soft_wrap=True)
+        say(Text.assemble((f"{finding.grade:<8}", STYLES[finding.grade]), finding.text), out)
     if any(finding.grade == "bad" for finding in findings):
         raise typer.Exit(1)
 

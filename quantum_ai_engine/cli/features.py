@@ -12,9 +12,9 @@ from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
     UsageError,
-    console,
     load_settings,
     progress_bar,
+    say,
 )
 from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.features.kernel import KERNEL_VERSION
@@ -56,7 +56,7 @@ def features(
         raise CommandError(f"cannot write {out}: {error.strerror}") from error
     finally:
         temporary.unlink(missing_ok=True)
-    console.print(f"{out}: {rows} rows of {chosen.name} from {bars} bars", soft_wrap=True)
+    say(f"{out}: {rows} rows of {chosen.name} from {bars} bars")
 
 
 def _frames(

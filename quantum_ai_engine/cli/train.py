@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 from rich.progress import Progress as ProgressBar
-from rich.text import Text
 
 from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
     SetOption,
     UsageError,
-    console,
     load_settings,
     progress_bar,
+    say,
 )
 from quantum_ai_engine.config import bundle_dir, state_dir
 from quantum_ai_engine.market.files import read_bars
@@ -117,7 +116,7 @@ def describe(trained: "Trained") -> None:
 
     m, score = trained.bundle.manifest, trained.bundle.manifest.held_out
     words, _ = verdict(score, trained.dataset.effective_labels(trained.dataset.test))
-    _say(
+    say(
         f"{trained.bundle.path}: Brier {score.brier:.4f} against {score.brier_base_rate:.4f} of "
         f"the base rate {m.base_rate:.3f}; paired {score.paired:+.5f} ± {score.paired_stderr:.5f} "
         f"({words.lower()}), AUC {score.auc:.3f}, bias {score.bias:+.4f}, on {score.samples} "
@@ -125,11 +124,6 @@ def describe(trained: "Trained") -> None:
         f"labels: {m.labels.rose} rose, {m.labels.fell} fell, {m.labels.masked} masked; "
         f"{trained.dataset.crossing} windows crossed a gap"
     )
-
-
-def _say(text: str) -> None:
-    """Text as it is: nothing in it is markup, and a long line is not broken."""
-    console.print(Text(text), soft_wrap=True, highlight=False)
 
 
 def _table(table: BarTable, symbols: str | None, data: Path) -> BarTable:
@@ -150,7 +144,7 @@ def _can_report() -> bool:
     try:
         require_matplotlib()
     except TrainingError as error:
-        _say(f"no report will be written: {error}")
+        say(f"no report will be written: {error}")
         return False
     return True
 
@@ -169,13 +163,13 @@ def _report(trained: "Trained", directory: Path) -> None:
                 lambda done, steps: bar.update(task, completed=done, total=steps),
             )
     except TrainingError as error:
-        _say(f"no report: {error}")
+        say(f"no report: {error}")
     except OSError as error:
-        _say(f"no report: {error.strerror}: {error.filename or directory}")
+        say(f"no report: {error.strerror}: {error.filename or directory}")
     except KeyboardInterrupt:
-        _say("no report: stopped")
+        say("no report: stopped")
     else:
-        _say(f"report: {path}")
+        say(f"report: {path}")
 
 
 def _options(make: type["TrainOptions"], **values: object) -> "TrainOptions":

@@ -7,16 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from quantum_ai_engine.features.columns import AT, COLUMNS, NAMES, Column, asked
+from quantum_ai_engine.features.columns import AT, COLUMNS, NAMES, SESSIONS, Column, asked
 from quantum_ai_engine.features.kernel import KERNEL_VERSION
 
 # What depends on when the venue's sessions open and close, or on its weekday.
-SESSION_COLUMNS = frozenset(
-    """
-    vol_tod_rel vwap_dist_sess vwap_z_sess sess_drawdown sess_runup or_high_dist or_low_dist
-    sess_ret overnight_gap sess_sin sess_cos dow_sin dow_cos sess_frac
-    """.split()
-)
+SESSION_COLUMNS = frozenset(column.name for column in COLUMNS if column.stage == SESSIONS)
 
 
 class SchemaError(ValueError):

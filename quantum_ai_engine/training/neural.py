@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from quantum_ai_engine.agents.torchscript import PAYLOAD, ready
+from quantum_ai_engine.agents.torchscript import PAYLOAD, opened, ready
 from quantum_ai_engine.training.dataset import Dataset
 from quantum_ai_engine.training.family import Fitted
 from quantum_ai_engine.training.fit import Windows, fit, logits
@@ -50,11 +50,9 @@ def script(model: nn.Module, dataset: Dataset) -> bytes:
     for_serving: Callable[[], nn.Module] = getattr(model, "for_serving", lambda: model)
     serving = for_serving().eval()
     payload = scripted(serving)
-    loaded = torch.jit.load(io.BytesIO(payload))  # type: ignore[no-untyped-call]
-    saved: torch.jit.ScriptModule = loaded
     windows, some = Windows(dataset), dataset.test.part(slice(COMPARED))
     expected = logits(model, windows, some, COMPARED_BATCH)
-    worst = np.abs(logits(ready(saved), windows, some, COMPARED_BATCH) - expected).max()
+    worst = np.abs(logits(ready(opened(payload)), windows, some, COMPARED_BATCH) - expected).max()
     most = allowed(float(np.abs(expected).max()))
     if not worst <= most:
         raise TrainingError(

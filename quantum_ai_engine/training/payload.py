@@ -1,6 +1,5 @@
 """What is inside a payload: a module's parameters, a forest's trees, a rule's numbers."""
 
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -37,10 +36,9 @@ def summarise(bundle: Bundle) -> Summary:
 
 def _module(bundle: Bundle) -> Summary:
     """Of TorchScript: its layers and buffers, and what its last bias alone would answer."""
-    import torch
+    from quantum_ai_engine.agents.torchscript import PAYLOAD, opened
 
-    payload = io.BytesIO(bundle.read("model.pt"))
-    module = torch.jit.load(payload, map_location="cpu")  # type: ignore[no-untyped-call]
+    module = opened(bundle.read(PAYLOAD))
     parameters = {name: value.detach() for name, value in module.named_parameters()}
     biases = [value for value in parameters.values() if value.numel() == 1]
     summary: Summary = {

@@ -1,6 +1,5 @@
 """What can be proven of a bundle before it serves: its golden pair, its answers, its speed."""
 
-import io
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from quantum_ai_engine.agents.base import LARGEST_BATCH, Agent
+from quantum_ai_engine.agents.base import LARGEST_BATCH, Agent, in_batches
 from quantum_ai_engine.agents.bundle import (
     GOLDEN_TOLERANCE,
     Bundle,
@@ -158,13 +157,6 @@ def drawn(bundle: Bundle) -> Windows:
     return Windows(values, f"{len(values)} windows drawn around the golden ones", False)
 
 
-def predict(agent: Agent, windows: Floats) -> Floats:
-    """Probabilities [n] of any number of windows."""
-    starts = range(0, len(windows), LARGEST_BATCH)
-    parts = [agent.predict(windows[start : start + LARGEST_BATCH]) for start in starts]
-    return np.concatenate(parts)
-
-
 def _whole(bundle: Bundle) -> Iterator[Check]:
     manifest = bundle.manifest
     sizes = ", ".join(f"{name} ({len(bundle.read(name))} bytes)" for name in manifest.files)
@@ -184,14 +176,14 @@ def _whole(bundle: Bundle) -> Iterator[Check]:
 
 def _golden(bundle: Bundle, agent: Agent) -> Check:
     windows, wanted = bundle.golden()
-    worst = float(np.abs(predict(agent, windows) - wanted).max())
+    worst = float(np.abs(in_batches(agent.predict, windows) - wanted).max())
     says = f"{len(wanted)} windows off by at most {worst:.2g} (allowed {GOLDEN_TOLERANCE:g})"
     return Check("golden pair", "ok" if worst <= GOLDEN_TOLERANCE else "failed", says)
 
 
 def _answers(bundle: Bundle, agent: Agent, windows: Windows) -> Iterator[Check]:
     """Whether the answers are numbers, and whether they say anything (L01, L02)."""
-    p = predict(agent, windows.values)
+    p = in_batches(agent.predict, windows.values)
     missing = int(np.count_nonzero(~np.isfinite(p)))
     says = f"{len(p) - missing} of {len(p)} answers to {windows.origin} are finite"
     yield Check("finite", "failed" if missing else "ok", says)
@@ -226,7 +218,7 @@ def _spread(base_rate: float, p: Floats, real: bool) -> Check:
 def _batches(agent: Agent, windows: Floats) -> Check:
     """Whether a window's answer has the same bits whatever other windows come with it."""
     rng = np.random.default_rng(0)
-    together = predict(agent, windows)
+    together = in_batches(agent.predict, windows)
     differing = 0
     for _ in range(BATCHES):
         some = rng.integers(len(windows), size=rng.integers(1, LARGEST_BATCH + 1))
@@ -259,15 +251,14 @@ def _eager(bundle: Bundle, windows: Floats) -> Check:
     try:
         import torch
 
-        from quantum_ai_engine.agents.torchscript import ready
+        from quantum_ai_engine.agents.torchscript import PAYLOAD, opened, ready
         from quantum_ai_engine.training.neural import Neural, allowed
     except ModuleNotFoundError:
         return Check(name, "not checked", f"{kind} has no weights of torch")
     if not isinstance(found, Neural) or bundle.manifest.normaliser is None:
         return Check(name, "not checked", f"{kind} has no weights of torch")
     plain = found.model().eval()
-    payload = io.BytesIO(bundle.read("model.pt"))
-    scripted = torch.jit.load(payload, map_location="cpu")  # type: ignore[no-untyped-call]
+    scripted = opened(bundle.read(PAYLOAD))
     try:
         plain.load_state_dict(scripted.state_dict())
     except RuntimeError as error:

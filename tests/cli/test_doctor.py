@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from quantum_ai_engine.cli import doctor
 from quantum_ai_engine.cli.app import main
 from quantum_ai_engine.cli.doctor import (
+    Finding,
     bundle_findings,
     cores_finding,
     examine,
@@ -87,6 +89,17 @@ def test_a_missing_library_of_trees_is_named(name: str, monkeypatch: pytest.Monk
     finding = library_finding(name)
     assert finding.grade == "warning"
     assert "pip install 'quantum-ai-engine[trees]'" in finding.text
+
+
+def test_what_to_install_is_printed_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of an extra stands in brackets, which are no markup."""
+    monkeypatch.setattr(doctor, "examine", lambda _: [Finding("warning", "install 'it[trees]'")])
+    monkeypatch.setattr(sys, "argv", ["qae", "doctor"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "warning install 'it[trees]'" in capsys.readouterr().out
 
 
 def test_bad_findings_exit_1(

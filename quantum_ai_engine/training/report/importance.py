@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from quantum_ai_engine.agents.base import LARGEST_BATCH
+from quantum_ai_engine.agents.base import in_batches
 from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.training.dataset import Dataset, Samples
 from quantum_ai_engine.training.scores import newey_west
@@ -91,7 +91,7 @@ def importance(
     """
     samples = _drawn(dataset.test, _affordable(predict, dataset, len(parts), clock))
     windows = dataset.windows(samples)
-    before = (_answers(predict, windows) - samples.rose) ** 2
+    before = (in_batches(predict, windows) - samples.rose) ** 2
     found = []
     for done, (name, columns) in enumerate(parts.items()):
         progress(done, len(parts))
@@ -153,11 +153,6 @@ def _rises(
     total = np.zeros(len(windows))
     for _ in range(REPEATS):
         windows[:, :, places] = kept[rng.permutation(len(windows))]
-        total += (_answers(predict, windows) - rose) ** 2 - before
+        total += (in_batches(predict, windows) - rose) ** 2 - before
     windows[:, :, places] = kept
     return total / REPEATS
-
-
-def _answers(predict: Predict, windows: Windows) -> NDArray[np.float64]:
-    starts = range(0, len(windows), LARGEST_BATCH)
-    return np.concatenate([predict(windows[start : start + LARGEST_BATCH]) for start in starts])
