@@ -16,16 +16,9 @@ from quantum_ai_engine.training.options import Progress, TrainingError, TrainOpt
 GRADIENT_NORM = 1.0
 
 
-class Windows:
-    """Normalised windows of a dataset as tensors, gathered from its file when asked for."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def get(self, row: Tensor) -> Tensor:
-        """The windows [n, window, columns] that end at these rows [n]."""
-        rows = self._dataset.window_rows(row.numpy())
-        return torch.from_numpy(self._dataset.normalised[rows])  # [n, window, columns]
+def normal_windows(dataset: Dataset, row: Tensor) -> Tensor:
+    """The windows [n, window, columns] that end at these rows [n], as a model reads them."""
+    return torch.from_numpy(dataset.normalised[dataset.window_rows(row.numpy())])
 
 
 def fit(
@@ -59,12 +52,12 @@ def _device(options: TrainOptions) -> torch.device:
 
 
 def logits(
-    model: Callable[[Tensor], Tensor], windows: Windows, samples: Samples, batch: int
+    model: Callable[[Tensor], Tensor], dataset: Dataset, samples: Samples, batch: int
 ) -> NDArray[np.float64]:
     """The raw answers [n] of a model in eval mode to these samples."""
     rows = torch.from_numpy(samples.row)
     with torch.no_grad():
-        parts = [model(windows.get(part)) for part in torch.split(rows, batch)]
+        parts = [model(normal_windows(dataset, part)) for part in torch.split(rows, batch)]
     return torch.cat(parts).numpy().astype(np.float64)
 
 
@@ -80,7 +73,6 @@ class _Fit:
         self._best_epoch = 0
         self._dataset = dataset
         self._options = options
-        self._windows = Windows(dataset)
         self._rows = torch.from_numpy(dataset.train.row)
         self._rose = torch.from_numpy(dataset.train.rose).float()
         self._loss = nn.BCEWithLogitsLoss()
@@ -116,7 +108,7 @@ class _Fit:
             )
 
     def _step(self, epoch: int, step: int, chosen: Tensor) -> float:
-        answer = self.model(self._windows.get(self._rows[chosen]).to(self._device))
+        answer = self.model(normal_windows(self._dataset, self._rows[chosen]).to(self._device))
         loss = self._loss(answer, self._rose[chosen].to(self._device))
         value = float(loss.detach())
         self._check(value, f"step {step} of epoch {epoch}")
@@ -130,7 +122,7 @@ class _Fit:
         samples = self._dataset.validation
         self.model.eval()
         answers = torch.from_numpy(
-            logits(self._answer, self._windows, samples, self._options.batch)
+            logits(self._answer, self._dataset, samples, self._options.batch)
         )
         value = float(self._loss(answers, torch.from_numpy(samples.rose)))
         self._check(value, f"the validation of epoch {epoch}")

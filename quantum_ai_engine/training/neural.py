@@ -12,7 +12,7 @@ from torch import nn
 from quantum_ai_engine.agents.torchscript import PAYLOAD, opened, ready
 from quantum_ai_engine.training.dataset import Dataset
 from quantum_ai_engine.training.family import Fitted
-from quantum_ai_engine.training.fit import Windows, fit, logits
+from quantum_ai_engine.training.fit import fit, logits
 from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
 
 TOLERANCE = 1e-5  # between the fitted model and what is exported of it, of a logit of at most 1
@@ -50,9 +50,9 @@ def script(model: nn.Module, dataset: Dataset) -> bytes:
     for_serving: Callable[[], nn.Module] = getattr(model, "for_serving", lambda: model)
     serving = for_serving().eval()
     payload = scripted(serving)
-    windows, some = Windows(dataset), dataset.test.part(slice(COMPARED))
-    expected = logits(model, windows, some, COMPARED_BATCH)
-    worst = np.abs(logits(ready(opened(payload)), windows, some, COMPARED_BATCH) - expected).max()
+    some = dataset.test.part(slice(COMPARED))
+    expected = logits(model, dataset, some, COMPARED_BATCH)
+    worst = np.abs(logits(ready(opened(payload)), dataset, some, COMPARED_BATCH) - expected).max()
     most = allowed(float(np.abs(expected).max()))
     if not worst <= most:
         raise TrainingError(

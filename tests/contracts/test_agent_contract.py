@@ -20,7 +20,7 @@ from quantum_ai_engine.features.schema import SETS, feature_set
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.dataset import build
 from quantum_ai_engine.training.export import train_bundle
-from quantum_ai_engine.training.fit import Windows, fit, logits
+from quantum_ai_engine.training.fit import fit, logits
 from quantum_ai_engine.training.models.registry import family
 from quantum_ai_engine.training.neural import Neural
 from quantum_ai_engine.training.options import TrainOptions
@@ -244,6 +244,6 @@ def test_answers_as_the_fitted_model(kind: str, agent: Agent) -> None:
     data = build(trends(), feature_set(found.feature_set), 5)
     model, _ = fit(found.model, data, implementation.options, print)
     some = data.test.part(slice(40))
-    eager = logits(model, Windows(data), some, 40)
+    eager = logits(model, data, some, 40)
     expected = read_bundle(agent.source.path).manifest.calibration.apply(eager)  # type: ignore[attr-defined]
     np.testing.assert_allclose(agent.predict(data.windows(some)), expected, rtol=0.0, atol=1e-5)

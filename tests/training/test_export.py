@@ -20,7 +20,7 @@ from quantum_ai_engine.features.schema import feature_set
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.dataset import Dataset, build
 from quantum_ai_engine.training.export import Trained, train_bundle
-from quantum_ai_engine.training.fit import Windows, fit, logits
+from quantum_ai_engine.training.fit import fit, logits, normal_windows
 from quantum_ai_engine.training.models.gru import Gru
 from quantum_ai_engine.training.neural import script
 from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
@@ -66,7 +66,7 @@ def test_the_gru_answers_as_the_fitted_model(gru_data: Dataset, walk: Walk, tmp_
     """L22: held-out windows give the agent what the model in eager mode gives, calibrated."""
     bundle = train_bundle("gru", walk(bars=1600), tmp_path, QUICK, ignore).bundle
     model, _ = fit(Gru, gru_data, QUICK, ignore)
-    eager = logits(model, Windows(gru_data), gru_data.test, 256)
+    eager = logits(model, gru_data, gru_data.test, 256)
     raw = gru_data.windows(gru_data.test)[:200]
     expected = bundle.manifest.calibration.apply(eager[:200])
     np.testing.assert_allclose(load_agent(bundle).predict(raw), expected, atol=1e-5)
@@ -171,7 +171,7 @@ def test_exports_in_eval_mode_whatever_it_is_given(gru_data: Dataset) -> None:
     model = Gru(dropout=0.5).train()
     module = torch.jit.load(io.BytesIO(script(model, gru_data)))
     assert module.training is False
-    windows = Windows(gru_data).get(torch.from_numpy(gru_data.test.row[:20]))
+    windows = normal_windows(gru_data, torch.from_numpy(gru_data.test.row[:20]))
     with torch.no_grad():
         torch.testing.assert_close(module(windows), model.eval()(windows))
         assert torch.equal(module(windows), module(windows))

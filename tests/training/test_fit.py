@@ -14,7 +14,7 @@ from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.training.calibrate import platt
 from quantum_ai_engine.training.dataset import Dataset, build
 from quantum_ai_engine.training.family import Loss
-from quantum_ai_engine.training.fit import Windows, fit, logits
+from quantum_ai_engine.training.fit import fit, logits, normal_windows
 from quantum_ai_engine.training.models.gru import Gru
 from quantum_ai_engine.training.models.nhits import NHits
 from quantum_ai_engine.training.models.patchtst import PatchTst
@@ -70,10 +70,9 @@ def test_learns_what_can_be_learned(walk: Walk) -> None:
     """On a walk with drift regimes the held-out paired score is below 0 by several errors."""
     options = TrainOptions(epochs=3, samples_per_epoch=3000, batch=64, learning_rate=3e-3)
     model, _, data = fitted(Gru, walk(symbols=3, bars=2500), options)
-    windows = Windows(data)
-    calibration = platt(logits(model, windows, data.validation, 256), data.validation.rose)
+    calibration = platt(logits(model, data, data.validation, 256), data.validation.rose)
     scores = held_out(
-        calibration.apply(logits(model, windows, data.test, 256)),
+        calibration.apply(logits(model, data, data.test, 256)),
         data.test,
         data.base_rate,
         data.horizon_bars,
@@ -86,7 +85,7 @@ def test_windows_are_normalised_once_as_in_serving(walk: Walk) -> None:
     """L17: what training reads equals, bit for bit, the normaliser applied to raw windows."""
     data = build(walk(), feature_set("gru9"), 5)
     served, _ = data.normaliser.apply(data.windows(data.test))
-    read = Windows(data).get(torch.from_numpy(data.test.row)).numpy()
+    read = normal_windows(data, torch.from_numpy(data.test.row)).numpy()
     np.testing.assert_array_equal(read, served)
 
 
@@ -110,7 +109,7 @@ def test_keeps_the_weights_of_the_best_epoch(walk: Walk) -> None:
     losses = [p.validation_loss for p in told if p.validation_loss is not None]
     assert [loss.validation for loss in curve] == losses
     assert len(losses) == losses.index(min(losses)) + 1 + 2 < 30
-    answers = logits(model, Windows(data), data.validation, 64)
+    answers = logits(model, data, data.validation, 64)
     loss = nn.BCEWithLogitsLoss()(torch.from_numpy(answers), torch.from_numpy(data.validation.rose))
     assert float(loss) == pytest.approx(min(losses), rel=1e-9)
     assert not model.training
@@ -148,7 +147,7 @@ def test_what_was_fitted_on_cuda_comes_back(walk: Walk) -> None:
     options = TrainOptions(epochs=1, samples_per_epoch=256, device="cuda")
     model, _, data = fitted(Gru, walk(), options)
     assert {p.device.type for p in model.parameters()} == {"cpu"}
-    assert np.isfinite(logits(model, Windows(data), data.test, 64)).all()
+    assert np.isfinite(logits(model, data, data.test, 64)).all()
 
 
 @pytest.mark.parametrize(
