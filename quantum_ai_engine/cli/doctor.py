@@ -1,7 +1,6 @@
 """`qae doctor`: what on this machine would keep the engine from working as promised."""
 
 import asyncio
-import importlib
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from quantum_ai_engine.agents.bundle import BundleError, bundle_paths, read_bundle
 from quantum_ai_engine.agents.pool import worker_count
+from quantum_ai_engine.agents.trees import require
 from quantum_ai_engine.cli.common import CommandError, ConfigOption, SetOption, load_settings, say
 from quantum_ai_engine.cli.common import redis_client as client_of
 from quantum_ai_engine.config import ConfigError, Settings, bundle_dir
@@ -85,8 +85,8 @@ def torch_finding(cuda_version: Callable[[], str | None]) -> Finding:
 def library_finding(name: str) -> Finding:
     """Whether a library of boosted trees can be used; without it its agents abstain."""
     try:
-        importlib.import_module(name)
-    except (ImportError, OSError) as error:
+        require(name)
+    except ImportError as error:
         return Finding(
             "warning",
             f"{name} cannot be used ({error}): pip install 'quantum-ai-engine[trees]'; lightgbm "
