@@ -1,7 +1,8 @@
 """Run benchmarks: `python -m benchmarks [section …]` writes docs/benchmarks.md, all or in part.
 
-Sections: kernel, peers, growth, inference, burst, overload, daemon; `accuracy` writes into
-docs/features.md. `python -m benchmarks.families FILE …` writes docs/models.md.
+Sections: kernel, peers, growth, inference, burst, overload, daemon, commit, soak; `accuracy` writes
+into docs/features.md. `python -m benchmarks.families FILE …` writes docs/models.md, and
+`python -m benchmarks.soak` the row and the plot of a soak that takes an hour.
 """
 
 import importlib
@@ -22,6 +23,8 @@ SECTIONS = {
     "burst": ("A thousand symbols at once", "benchmarks.burst"),
     "overload": ("Overload", "benchmarks.overload"),
     "daemon": ("The daemon, end to end", "benchmarks.end_to_end"),
+    "commit": ("The commit", "benchmarks.commit"),
+    "soak": ("Soak", "benchmarks.soak"),
 }
 ACCURACY = "accuracy"
 INTRODUCTION = """# Benchmarks
@@ -48,22 +51,30 @@ def _run(name: str) -> None:
     if name == ACCURACY:
         text = importlib.import_module("benchmarks.accuracy").write()
     else:
-        title, module = SECTIONS[name]
-        text = importlib.import_module(module).section()
-        _replace(title, f"On {machine()}.\n\n{text}\n")
+        text = importlib.import_module(SECTIONS[name][1]).section()
+        write(name, text)
     print(text, flush=True)
 
 
-def _replace(title: str, text: str) -> None:
+def read(name: str) -> str:
+    """The text of a section as the page has it; empty if it has none."""
+    return _sections().get(SECTIONS[name][0], "")
+
+
+def write(name: str, text: str) -> None:
     """Write one section into the page, keeping all others."""
-    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
-    parts = re.split(r"^## (.*)\n", page, flags=re.MULTILINE)
-    kept = dict(zip(parts[1::2], parts[2::2], strict=True))
-    kept[title] = text
+    kept = _sections()
+    kept[SECTIONS[name][0]] = f"On {machine()}.\n\n{text}\n"
     sections = [
-        f"## {name}\n{kept[name].strip()}\n" for name, _ in SECTIONS.values() if name in kept
+        f"## {title}\n{kept[title].strip()}\n" for title, _ in SECTIONS.values() if title in kept
     ]
     PAGE.write_text("\n".join([INTRODUCTION, *sections]), encoding="utf-8")
+
+
+def _sections() -> dict[str, str]:
+    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    parts = re.split(r"^## (.*)\n", page, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from pathlib import Path
 from quantum_ai_engine.agents.budget import bound_threads
 from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.agents.pool import AgentPool, worker_count
-from quantum_ai_engine.config import EngineSettings, RiskSettings
-from quantum_ai_engine.engine import Engine, Identity
+from quantum_ai_engine.config import EngineSettings, Settings
+from quantum_ai_engine.engine import Engine, Identity, Now
 from quantum_ai_engine.events import Abstained, Signal
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.paper import PaperMarket
@@ -71,14 +71,15 @@ async def _row(directory: Path, names: tuple[str, ...], deadline_s: float, worke
     pool = AgentPool(agents, workers, deadline_s, lambda *_: None, lambda *_: None)
     await pool.start()
     identity = Identity("paper", "benchmark", "")
-    engine = Engine(EngineSettings(burn_in_bars=256), RiskSettings(), pool, identity, Calendars({}))
+    settings = Settings(engine=EngineSettings(burn_in_bars=256))
+    engine = Engine(settings, pool, identity, Calendars({}))
     market = PaperMarket(3, SYMBOLS, start_ms=START_MS)
     engine.learn(list(market.table(HISTORY).bars()))
     seconds, cpu, signals = [], [], []
     for _ in range(MINUTES):
         bars = list(market.table(1).bars())
         began, used = time.perf_counter(), time.process_time()
-        done = await engine.process(bars, None, lambda _: contextlib.nullcontext())
+        done = await engine.process(bars, Now(), lambda _: contextlib.nullcontext())
         seconds.append(time.perf_counter() - began)
         cpu.append((time.process_time() - used) / seconds[-1])
         signals.append(done.signals)

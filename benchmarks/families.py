@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from benchmarks.measure import machine
 from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.agents.pool import AgentPool
-from quantum_ai_engine.config import EngineSettings, RiskSettings
-from quantum_ai_engine.engine import Engine, Identity
+from quantum_ai_engine.config import EngineSettings, Settings
+from quantum_ai_engine.engine import Engine, Identity, Now
 from quantum_ai_engine.events import INTERVAL_MS, Signal
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.files import read_bars
@@ -158,16 +158,16 @@ async def serve(directory: Path, table: BarTable, cut: int) -> dict[str, Served]
     agents = load_agents(directory)
     pool = AgentPool(agents, 1, 3600.0, lambda *_: None, lambda *_: None)
     await pool.start()
-    settings = EngineSettings(burn_in_bars=256)
+    settings = Settings(engine=EngineSettings(burn_in_bars=256))
     identity = Identity("live", "benchmark", "")
-    engine = Engine(settings, RiskSettings(), pool, identity, Calendars({}))
+    engine = Engine(settings, pool, identity, Calendars({}))
     warm = max(0, cut - 300 * len(table.symbols))
     engine.learn(list(bars_of(table.rows(warm, cut))))
     outcomes = outcomes_of(table)
     served = {agent.name: Served() for agent in agents}
     for start in range(cut, min(len(table), cut + SERVED), BATCH):
         part = list(bars_of(table.rows(start, start + BATCH)))
-        done = await engine.process(part, None, lambda _: contextlib.nullcontext())
+        done = await engine.process(part, Now(), lambda _: contextlib.nullcontext())
         for signal in done.signals:
             settle(signal, outcomes, served)
     pool.close()

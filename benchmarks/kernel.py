@@ -213,7 +213,7 @@ def _sizes_and_starts() -> list[str]:
         "| size and start | |",
         "|---|---|",
         f"| kernel state of one symbol | {kernel.STATE_WIDTH * 8:,} bytes |",
-        f"| with the rings of bars and of all sets' rows | {len(whole.snapshot([0])):,} bytes |",
+        f"| in a snapshot, with its recent bars | {len(whole.snapshot([0]).body):,} bytes |",
         f"| import of NumPy and numba | {_seconds([a for a, _ in warm])} |",
         f"| then to the first row, compiled before | {_seconds([b for _, b in warm])} |",
         f"| then to the first row, empty cache: everything compiled | "

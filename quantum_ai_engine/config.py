@@ -25,6 +25,7 @@ CREDENTIALS = {"redis-password": "redis.password"}
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
+Partitions = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=r"^[0-9]+(-[0-9]+)?$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
 
@@ -43,7 +44,10 @@ class EngineSettings(_Room, frozen=True, kw_only=True):
     state_dir: str = ""
     clock: Literal["wall", "bars"] = "wall"
     burn_in_bars: Annotated[int, Meta(ge=0)] = 256
-    valid_intervals: Positive = 2.0
+    valid_intervals: Annotated[float, Meta(gt=0, le=100)] = 2.0
+    stale_intervals: Positive = 2.5
+    snapshot_bars: Count = 40
+    snapshot_s: Positive = 600.0
     replay_bars: Annotated[int, Meta(ge=256)] = 2048
     max_series: Count = 5000
 
@@ -55,12 +59,25 @@ class RedisSettings(_Room, frozen=True, kw_only=True):
     password: str = ""
     prefix: Name = "quantum"
     partitions: Count = 1
-    partition: Annotated[int, Meta(ge=0)] = 0
+    partition: Partitions = 0
+    cluster: bool = False
+    standby: Literal["wait", "refuse"] = "wait"
+    lease_ms: Annotated[int, Meta(ge=1000)] = 5000
+    checks: Literal["normal", "strict", "warn"] = "normal"
     block_ms: Count = 2000
     timeout_ms: Count = 5000
     backoff_max_ms: Count = 5000
     bars_retention_hours: Positive = 168.0
-    allow_eviction: bool = False
+
+    @property
+    def served(self) -> range:
+        """The partitions that this process serves.
+
+        >>> RedisSettings(partitions=8, partition="2-5").served
+        range(2, 6)
+        """
+        first, _, last = str(self.partition).partition("-")
+        return range(int(first), int(last or first) + 1)
 
 
 class IngestSettings(_Room, frozen=True, kw_only=True):
@@ -69,6 +86,9 @@ class IngestSettings(_Room, frozen=True, kw_only=True):
     batch: Annotated[int, Meta(ge=1, le=1000)] = 1000
     pubsub_bridge: bool = False
     future_tolerance_ms: Annotated[int, Meta(ge=0)] = 2000
+    late_bars: Annotated[int, Meta(ge=0, le=64)] = 3
+    gap_fill: Literal["none", "flat"] = "none"
+    lagging_ms: Count = 5000
 
 
 class AgentsSettings(_Room, frozen=True, kw_only=True):
@@ -370,10 +390,15 @@ def _check(settings: Settings) -> None:
             f"engine.replay_bars = {settings.engine.replay_bars} is below engine.burn_in_bars = "
             f"{settings.engine.burn_in_bars}: after a restart there would be no signals"
         )
-    if redis.partition >= redis.partitions:
+    if not redis.served or redis.served[-1] >= redis.partitions:
         raise ConfigError(
-            f"redis.partition = {redis.partition} is not below redis.partitions = "
-            f"{redis.partitions}; count from 0"
+            f"redis.partition = {redis.partition} is not inside redis.partitions = "
+            f"{redis.partitions}; count from 0, as in 0 or 0-3"
+        )
+    if redis.cluster and (redis.partitions == 1 or not redis.url):
+        raise ConfigError(
+            "redis.cluster needs redis.partitions above 1, since the keys of a commit must lie on "
+            "one node, and redis.url, the address of any node"
         )
     if redis.block_ms >= redis.timeout_ms:
         raise ConfigError(

@@ -7,6 +7,7 @@ Times are milliseconds since the epoch, UTC; prices and volumes are in the symbo
 import math
 import re
 from enum import StrEnum
+from typing import Literal
 
 import msgspec
 
@@ -43,6 +44,7 @@ class Reason(StrEnum):
     LATE = "late"
     REVISION = "revision"
     TOO_MANY_SERIES = "too_many_series"
+    UNKNOWN_COMMAND = "unknown_command"
 
 
 class Abstained(StrEnum):
@@ -51,6 +53,7 @@ class Abstained(StrEnum):
     UNAVAILABLE = "unavailable"
     WARMING_UP = "warming_up"
     OTHER_INTERVAL = "other_interval"
+    GAP = "gap"
     DEADLINE = "deadline"
     NON_FINITE = "non_finite"
     ERROR = "error"
@@ -167,6 +170,25 @@ def _refused_range(bar: Bar) -> Refused:
     )
 
 
+class Command(StrEnum):
+    """What an operator can tell a running engine."""
+
+    HALT = "halt"
+    RESUME = "resume"
+
+
+class Control(msgspec.Struct, frozen=True, array_like=True):
+    """A command that took effect, and where: after the entry `at` of the bar stream.
+
+    `source` is its id in the control stream. The position is kept with it, since a restart must
+    take bars and commands in the same order again.
+    """
+
+    at: str
+    command: Command
+    source: str
+
+
 class Vote(msgspec.Struct, frozen=True):
     """One agent's calibrated P(up over the horizon) and its share of the forecast."""
 
@@ -235,11 +257,14 @@ class Risk(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
-class Signal(msgspec.Struct, frozen=True):
+class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
     """What subscribers receive: an absolute target for one symbol, with its reasons and its end.
 
     `target` is a signed fraction of equity; it is never a delta, so that a subscriber that missed
-    one signal is right again with the next.
+    one signal is right again with the next. A signal that takes the place of an earlier one of the
+    same bar, because a bar came late or was revised, `amends` that one's id and has an id of its
+    own. `filled` bars of the longest window were missing and stand as flat ones. Both are on the
+    wire only where they say something.
     """
 
     schema: int
@@ -266,6 +291,8 @@ class Signal(msgspec.Struct, frozen=True):
     engine: str
     config_hash: str
     latency_us: dict[str, int]
+    amends: str | None = None
+    filled: int = 0
 
     def __post_init__(self) -> None:
         if not abs(self.target) <= self.policy.exposure_cap <= 1.0:
@@ -282,13 +309,33 @@ class Signal(msgspec.Struct, frozen=True):
             raise ValueError(f"target {self.target} contradicts stance {self.stance}")
 
 
-def signal_id(symbol: str, interval: str, close_time: int) -> str:
+class Tombstone(msgspec.Struct, frozen=True):
+    """What the channel of a symbol says when its bars have stopped: no target holds any more.
+
+    `close_time` is that of the last bar, `produced_at` when it was found to be stale. It is
+    published, not kept: who reads the stream has `valid_until` of the last signal.
+    """
+
+    schema: int
+    id: str
+    environment: str
+    symbol: str
+    interval: str
+    close_time: int
+    produced_at: int
+    stale: Literal[True] = True
+    stance: Literal["flat"] = "flat"
+    target: float = 0.0
+
+
+def signal_id(symbol: str, interval: str, close_time: int, version: int = 0) -> str:
     """The key by which receivers tell one signal from another.
 
-    >>> signal_id("BTCUSDT", "1m", 120_000)
-    'BTCUSDT|1m|120000'
+    >>> signal_id("BTCUSDT", "1m", 120_000), signal_id("BTCUSDT", "1m", 120_000, version=1)
+    ('BTCUSDT|1m|120000', 'BTCUSDT|1m|120000|1')
     """
-    return f"{symbol}|{interval}|{close_time}"
+    name = f"{symbol}|{interval}|{close_time}"
+    return f"{name}|{version}" if version else name
 
 
 _ENCODER = msgspec.msgpack.Encoder()

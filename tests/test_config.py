@@ -293,6 +293,9 @@ def test_thresholds_never_reach_into_the_dead_band(
     ("values", "keys"),
     [
         ({"redis__partition": 2, "redis__partitions": 2}, ["redis.partition", "redis.partitions"]),
+        ({"redis__partition": "1-4", "redis__partitions": 4}, ["redis.partition", "= 1-4"]),
+        ({"redis__partition": "3-2", "redis__partitions": 4}, ["redis.partition", "= 3-2"]),
+        ({"redis__cluster": True}, ["redis.cluster", "redis.partitions"]),
         ({"redis__block_ms": 5000}, ["redis.timeout_ms", "redis.block_ms"]),
         ({"risk__dead_band": 0.1}, ["risk.long_threshold", "risk.dead_band"]),
         ({"risk__short_threshold": 0.49}, ["risk.short_threshold", "risk.dead_band"]),

@@ -22,6 +22,7 @@ from quantum_ai_engine.events import (
     Signal,
     Stance,
     Thresholds,
+    Tombstone,
     Vote,
     encode_bar,
     signal_id,
@@ -296,3 +297,36 @@ def test_the_wire_names_are_those_of_the_contract() -> None:
     assert set(wire["thresholds"]) == {"long", "short"}
     assert set(wire["policy"]) == {"mode", "exposure_cap"}
     assert set(wire["risk"]) == {"state", "breakers", "reasons"}
+
+
+def test_an_amended_signal_says_so_and_others_do_not() -> None:
+    """L01: `amends` and `filled` are on the wire where they say something, and only there."""
+    plain, amended = signal(), signal(amends="BTCUSDT|1m|120000", filled=3)
+    assert not {"amends", "filled"} & set(msgspec.json.decode(msgspec.json.encode(plain)))
+    wire = msgspec.json.decode(msgspec.json.encode(amended))
+    assert (wire["amends"], wire["filled"]) == ("BTCUSDT|1m|120000", 3)
+    for sent in (plain, amended):
+        assert msgspec.json.decode(msgspec.json.encode(sent), type=Signal) == sent
+
+
+@given(bars, st.integers(0, 99), st.integers(0, 99))
+def test_no_two_versions_share_an_id(made: Bar, one: int, other: int) -> None:
+    """L43: the id tells bar and version; the first version is that of a bar never amended."""
+    name = (made.symbol, made.interval, made.close_time)
+    assert (signal_id(*name, one) == signal_id(*name, other)) == (one == other)
+    assert signal_id(*name, 0) == signal_id(*name)
+    assert signal_id(*name, one).split("|")[:3] == list(map(str, name))
+    assert signal_id(*name, 1 + one).split("|")[3:] == [str(1 + one)]
+
+
+def test_a_tombstone_is_flat_and_stale() -> None:
+    """L07: it holds no target, says so in the words of a signal, and cannot say anything else."""
+    tombstone = Tombstone(
+        SIGNAL_SCHEMA, "BTCUSDT|1m|120000", "live", "BTCUSDT", "1m", 120_000, 300_000
+    )
+    wire = msgspec.json.decode(msgspec.json.encode(tombstone))
+    assert (wire["stale"], wire["stance"], wire["target"]) == (True, "flat", 0.0)
+    assert set(wire) - {"stale"} <= set(msgspec.json.decode(msgspec.json.encode(signal())))
+    for name, value in (("stale", False), ("stance", "long")):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wire | {name: value}, Tombstone)

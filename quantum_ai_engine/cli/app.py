@@ -6,11 +6,14 @@ import typer
 
 from quantum_ai_engine.agents.bundle import BundleError
 from quantum_ai_engine.cli import (
+    bench,
     bundles,
+    ctl,
     demo,
     doctor,
     features,
     feed,
+    partitions,
     serve,
     settings,
     train,
@@ -37,6 +40,9 @@ app.command()(train.train)
 app.command()(features.features)
 app.command()(doctor.doctor)
 app.add_typer(bundles.app, name="bundle")
+app.add_typer(ctl.app, name="ctl")
+app.add_typer(partitions.app, name="partitions")
+app.add_typer(bench.app, name="bench")
 app.add_typer(settings.app, name="config")
 
 

@@ -12,18 +12,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from quantum_ai_engine.cli.common import progress_bar
+from quantum_ai_engine.cli.common import progress_bar, say
 from quantum_ai_engine.cli.feed import PAPER_START_MS, paper_tables, parse_speed, plan
 from quantum_ai_engine.cli.serve import expected
 from quantum_ai_engine.cli.train import describe, train_with_bar
-from quantum_ai_engine.cli.watch import follow, line
+from quantum_ai_engine.cli.watch import line
+from quantum_ai_engine.client import SignalClient, Target
 from quantum_ai_engine.config import Loaded, Settings, load, state_dir
 from quantum_ai_engine.daemon import logs
 from quantum_ai_engine.daemon.app import Daemon, stop_on_signals
 from quantum_ai_engine.daemon.client import Client, connect
-from quantum_ai_engine.daemon.commit import Ledger
+from quantum_ai_engine.daemon.commit import START, Ledger
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.notify import Notifier
 from quantum_ai_engine.daemon.producer import MAX_SPEED, Producer, produce
 from quantum_ai_engine.market.paper import PaperMarket
@@ -113,8 +115,10 @@ async def _teach(client: Client, settings: Settings, history: BarTable) -> None:
     producer = Producer(client, keys, "history", ENVIRONMENT)
     await produce(producer, plan(iter([history]), 0, None, MAX_SPEED), 0, MAX_SPEED, lambda _: None)
     newest: Any = await client.xrevrange(keys.bars, count=1)
-    ledger = Ledger(client, keys, "demo")
-    await ledger.commit(await ledger.position(), newest[0][0].decode(), [], [])
+    ledger = Ledger(client, keys, settings.redis.lease_ms, Holder.here())
+    await ledger.acquire()
+    await ledger.commit(START, newest[0][0].decode(), [], [])
+    await ledger.release()
 
 
 async def _show(
@@ -135,9 +139,7 @@ async def _show(
             soft_wrap=True,
         )
         began = time.monotonic()
-        watching = tasks.create_task(
-            follow(client, keys, lambda signal: out.print(line(signal), soft_wrap=True))
-        )
+        watching = tasks.create_task(_print_signals(loaded.settings))
         producer = Producer(client, keys, "live", ENVIRONMENT)
         steps = plan(tables, 0, bars, speed)
         feeding = tasks.create_task(produce(producer, steps, 0, speed, lambda _: None))
@@ -148,6 +150,12 @@ async def _show(
         await work
         watching.cancel()
     _summary(daemon, time.monotonic() - began)
+
+
+async def _print_signals(settings: Settings) -> None:
+    async for update in SignalClient(settings.redis.url, settings).follow():
+        if isinstance(update, Target):
+            say(line(update.signal), out)
 
 
 async def _until_done(daemon: Daemon, feeding: "asyncio.Task[int]", bars: int | None) -> None:

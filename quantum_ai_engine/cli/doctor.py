@@ -15,9 +15,10 @@ from quantum_ai_engine.agents.pool import worker_count
 from quantum_ai_engine.agents.trees import require
 from quantum_ai_engine.cli.common import CommandError, ConfigOption, SetOption, load_settings, say
 from quantum_ai_engine.cli.common import redis_client as client_of
-from quantum_ai_engine.config import ConfigError, Settings, bundle_dir
+from quantum_ai_engine.config import Settings, bundle_dir
+from quantum_ai_engine.daemon import checks
 from quantum_ai_engine.daemon.build import build_id, version
-from quantum_ai_engine.daemon.client import check_server
+from quantum_ai_engine.daemon.client import Unreachable
 from quantum_ai_engine.daemon.embedded import EmbeddedRedisError, find_server
 from quantum_ai_engine.features import golden
 
@@ -57,7 +58,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield torch_finding(_cuda_version)
     yield from (library_finding(name) for name in ("xgboost", "lightgbm"))
     yield cores_finding(settings.agents.budget_cores, len(os.sched_getaffinity(0)))
-    yield redis_finding(settings)
+    yield from redis_findings(settings)
     yield from bundle_findings(settings)
 
 
@@ -102,18 +103,25 @@ def cores_finding(budget_cores: float, cores: int) -> Finding:
     return Finding("good" if cores >= budget_cores else "warning", text)
 
 
-def redis_finding(settings: Settings) -> Finding:
-    """Whether the Redis of the settings answers, or one of our own could be started."""
+def redis_findings(settings: Settings) -> Iterator[Finding]:
+    """Whether the Redis of the settings answers and is fit, or one of our own could be started."""
     if not settings.redis.url:
         try:
-            return Finding("good", f"redis.url is not set: {find_server()} will be started")
+            yield Finding("good", f"redis.url is not set: {find_server()} will be started")
         except EmbeddedRedisError as error:
-            return Finding("bad", str(error))
+            yield Finding("bad", str(error))
+        return
     try:
-        asyncio.run(_ask_redis(settings))
-    except (CommandError, ConfigError) as error:
-        return Finding("bad", str(error))
-    return Finding("good", f"Redis answers at {settings.redis.url}")
+        wrong = asyncio.run(_ask_redis(settings))
+    except CommandError as error:
+        yield Finding("bad", str(error))
+        return
+    names = {finding.name for finding in wrong}
+    right = ", ".join(name for name in checks.CHECKS if name not in names)
+    yield Finding("good", f"Redis answers at {settings.redis.url}; right are its {right}")
+    for finding in wrong:
+        grade = "bad" if checks.refuses(finding, settings.redis.checks) else "warning"
+        yield Finding(grade, finding.sentence)
 
 
 def bundle_findings(settings: Settings) -> Iterator[Finding]:
@@ -130,9 +138,14 @@ def bundle_findings(settings: Settings) -> Iterator[Finding]:
             yield Finding("bad", str(error))
 
 
-async def _ask_redis(settings: Settings) -> None:
+async def _ask_redis(settings: Settings) -> list[checks.Finding]:
     async with client_of(settings) as client:
-        await check_server(client, settings.redis)
+        try:
+            return await checks.check_server(client, settings.redis, settings.engine.max_series)
+        except Unreachable as error:
+            raise CommandError(
+                f"Redis answers at {settings.redis.url}, but not to what is asked ({error})"
+            ) from error
 
 
 def _cuda_version() -> str | None:

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from quantum_ai_engine.cli.common import (
 )
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.keys import Keys
-from quantum_ai_engine.daemon.producer import MAX_SPEED, Producer, Step, produce, steps
+from quantum_ai_engine.daemon.producer import MAX_SPEED, Producer, Step, produce_all, steps
 from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.market.files import read_bars
 from quantum_ai_engine.market.paper import PaperMarket
@@ -52,18 +53,23 @@ def feed(
     pace = parse_speed(speed)
     if source == "paper":
         name, total = f"paper-{seed}-{interval or '1m'}", bars
-        try:
-            market = PaperMarket(seed, start_ms=PAPER_START_MS, interval=interval or "1m")
-        except ValueError as error:
-            raise CommandError(f"--interval: {error}") from error
-        tables = paper_tables(market)
+        tables = partial(_paper, seed, interval or "1m")
+        tables()  # so that a wrong interval is refused now
     else:
         path = Path(source)
         table = read_bars(path, symbol=symbol, interval=interval)
         name = f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{symbol}-{table.interval}"
         total = min(len(table), bars or len(table))
-        tables = iter([table])
+        tables = partial(iter, [table])
     asyncio.run(_feed(settings, name, tables, total, pace, restart, environment))
+
+
+def _paper(seed: int, interval: str) -> Iterator[BarTable]:
+    """The paper market from its first bar."""
+    try:
+        return paper_tables(PaperMarket(seed, start_ms=PAPER_START_MS, interval=interval))
+    except ValueError as error:
+        raise CommandError(f"--interval: {error}") from error
 
 
 def parse_speed(text: str) -> float:
@@ -103,7 +109,7 @@ def plan(tables: Iterator[BarTable], start: int, total: int | None, speed: float
 async def _feed(
     settings: Settings,
     name: str,
-    tables: Iterator[BarTable],
+    tables: Callable[[], Iterator[BarTable]],
     total: int | None,
     speed: float,
     restart: bool,
@@ -125,6 +131,8 @@ async def _feed(
                 rate = (bar.tasks[0].completed - start + rows) / (time.monotonic() - began)
                 bar.update(task, advance=rows, note=f"{rate:,.0f} bars/s")
 
-            end = await produce(producer, plan(tables, start, total, speed), start, speed, report)
+            end = await produce_all(
+                producer, lambda at: plan(tables(), at, total, speed), speed, report
+            )
         seconds = time.monotonic() - began
         console.print(f"fed {end - start} bars in {seconds:.1f} s; the source is at bar {end}")

@@ -1,95 +1,208 @@
 """`qae watch`: signals as they come, in the terminal."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from typing import Annotated
 
-import msgspec
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from quantum_ai_engine.cli.common import ConfigOption, SetOption, load_settings, redis_client
+from quantum_ai_engine.cli.common import (
+    ConfigOption,
+    SetOption,
+    UsageError,
+    load_settings,
+    redis_address,
+    redis_client,
+    say,
+)
+from quantum_ai_engine.client import (
+    ALL,
+    NEW,
+    CaughtUp,
+    EngineBack,
+    EngineSilent,
+    Expired,
+    Missed,
+    Past,
+    Series,
+    SignalClient,
+    Stalled,
+    Target,
+    Unreadable,
+    Update,
+)
 from quantum_ai_engine.config import Settings
-from quantum_ai_engine.daemon.client import Client, Unreachable
-from quantum_ai_engine.daemon.keys import Keys
-from quantum_ai_engine.events import Signal, Stance
+from quantum_ai_engine.daemon.keys import partition_of
+from quantum_ai_engine.daemon.signals import positions
+from quantum_ai_engine.events import Signal, Stance, Tombstone
 
 STYLES = {Stance.LONG: "green", Stance.SHORT: "red", Stance.FLAT: "dim"}
-RECONNECT_S = 1.0
+COLUMNS = ("series", "closed (UTC)", "stance", "target", "P(up)", "votes", "abstained")
 
 out = Console()
 
 
 def watch(
     lines: bool = typer.Option(False, "--lines", help="One line per signal instead of a table."),
+    start: Annotated[
+        str, typer.Option("--from", metavar="ID|all", help="Begin after an entry, or with all.")
+    ] = NEW,
+    symbol: Annotated[
+        list[str] | None, typer.Option(help="Only this symbol; repeatable.", show_default=False)
+    ] = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
     """Watch signals live: a table of the newest per symbol, until Ctrl-C."""
     settings = load_settings(config, assignments).settings
+    after = ALL if start == "all" else start
     try:
-        asyncio.run(_watch(settings, lines or not out.is_terminal))
-    except KeyboardInterrupt:
+        positions(after, settings.redis.partitions)
+    except ValueError as error:
+        raise UsageError(f"--from: {error}") from error
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_watch(settings, lines or not out.is_terminal, after, symbol or []))
+
+
+async def _watch(settings: Settings, lines: bool, after: str, symbols: list[str]) -> None:
+    async with redis_client(settings):
+        pass  # somebody answers; from here on the client outlives what may come
+    client = SignalClient(redis_address(settings), settings, symbols=symbols)
+    if lines:
+        async for update in client.follow(after):
+            say(text(update), out)
         return
+    board = Board(settings.redis.partitions)
+    with Live(board.table(), console=out, refresh_per_second=4) as live:
+        async for update in client.follow(after):
+            board.update(update)
+            if isinstance(update, CaughtUp):
+                board.signals |= client.standing()  # also those from before we came
+            live.update(board.table())
 
 
-async def _watch(settings: Settings, lines: bool) -> None:
-    async with redis_client(settings) as client:
-        if lines:
-            await follow(
-                client, Keys.of(settings.redis), lambda s: out.print(line(s), soft_wrap=True)
-            )
-            return
-        newest: dict[str, Signal] = {}
-        with Live(_table(newest), console=out, refresh_per_second=4) as live:
-
-            def show(signal: Signal) -> None:
-                newest[f"{signal.symbol} {signal.interval}"] = signal
-                live.update(_table(newest))
-
-            await follow(client, Keys.of(settings.redis), show)
-
-
-async def follow(client: Client, keys: Keys, show: Callable[[Signal], None]) -> None:
-    """Call `show` for every signal published from now on; reconnects by itself."""
-    while True:
-        try:
-            async with client.pubsub() as channel:
-                await channel.psubscribe(keys.signal_channels)
-                async for message in channel.listen():
-                    if message["type"] == "pmessage":
-                        show(msgspec.json.decode(message["data"], type=Signal))
-        except Unreachable as error:
-            out.print(f"[yellow]Redis cannot serve ({error}); trying again[/]")
-            await asyncio.sleep(RECONNECT_S)
+def text(update: Update) -> Text:
+    """An update in one line."""
+    match update:
+        case Target(signal=signal):
+            return line(signal)
+        case Past(signal=signal, reason=reason):
+            return Text(f"{line(signal).plain}  too late: {reason}", "dim")
+        case Expired(signal=signal):
+            return Text(f"{_time(signal)}  {_flat(signal.symbol, signal.interval)}: expired", "dim")
+        case Stalled(tombstone=stone):
+            flat = _flat(stone.symbol, stone.interval)
+            return Text(f"{_time(stone)}  {flat}: its bars have stopped", "yellow")
+        case EngineSilent() | Missed():
+            return Text(words(update), "bold yellow")
+        case _:
+            return Text(words(update), "dim")
 
 
-def line(signal: Signal) -> str:
+def line(signal: Signal) -> Text:
     """One signal in one line."""
-    closed = time.strftime("%Y-%m-%d %H:%M", time.gmtime(signal.close_time / 1000))
-    votes = " ".join(f"{vote.agent} {vote.probability:.3f}" for vote in signal.votes)
-    silent = "".join(f" [yellow]{a.agent}: {a.reason}[/]" for a in signal.abstained)
-    return (
-        f"{closed}  {signal.symbol:<10} {signal.interval:>3}  "
-        f"[{STYLES[signal.stance]}]{signal.stance:<5} {signal.target:+.3f}[/]  "
-        f"P(up in {signal.horizon_bars}) {signal.probability:.3f}  [dim]{votes}[/]{silent}"
-    )
+    parts: list[str | tuple[str, str]] = [
+        f"{_time(signal)}  {signal.symbol:<10} {signal.interval:>3}  ",
+        (f"{signal.stance:<5} {signal.target:+.3f}", STYLES[signal.stance]),
+        f"  P(up in {signal.horizon_bars}) {signal.probability:.3f}  ",
+        (_votes(signal, " "), "dim"),
+        *((f" {silent.agent}: {silent.reason}", "yellow") for silent in signal.abstained),
+    ]
+    if signal.amends is not None:
+        parts.append((f"  in place of {signal.amends}", "yellow"))
+    return Text.assemble(*parts)
 
 
-def _table(newest: dict[str, Signal]) -> Table:
-    table = Table(title=f"{len(newest)} series", expand=False)
-    for name in ("series", "closed (UTC)", "stance", "target", "P(up)", "votes", "abstained"):
-        table.add_column(name)
-    for name, signal in sorted(newest.items()):
-        table.add_row(
-            name,
-            time.strftime("%m-%d %H:%M", time.gmtime(signal.close_time / 1000)),
-            f"[{STYLES[signal.stance]}]{signal.stance}[/]",
-            f"{signal.target:+.3f}",
-            f"{signal.probability:.3f}",
-            ", ".join(f"{vote.agent} {vote.probability:.3f}" for vote in signal.votes),
-            ", ".join(f"{a.agent}: {a.reason}" for a in signal.abstained),
+class Board:
+    """What the table shows: the newest signal per series, why it is flat, what else there is."""
+
+    def __init__(self, partitions: int = 1) -> None:
+        self.signals: dict[Series, Signal] = {}
+        self._partitions = partitions
+        self._flat: dict[Series, str] = {}
+        self._silent: dict[int, str] = {}
+        self._note = ""
+
+    def update(self, update: Update) -> None:
+        """Take in what has happened."""
+        match update:
+            case Target(signal=signal):
+                self.signals[signal.symbol, signal.interval] = signal
+                self._flat.pop((signal.symbol, signal.interval), None)
+            case Expired(signal=signal):
+                self._flat[signal.symbol, signal.interval] = "expired"
+            case Stalled(tombstone=stone):
+                self._flat[stone.symbol, stone.interval] = "its bars have stopped"
+            case EngineSilent():
+                self._silent[update.partition] = words(update)
+            case EngineBack(partition=partition):
+                self._silent.pop(partition, None)
+            case Missed() | Unreadable():
+                self._note = words(update)
+            case Past() | CaughtUp():
+                pass
+
+    def table(self) -> Table:
+        """The table as it is now."""
+        caption = "\n".join(filter(None, [*self._silent.values(), self._note]))
+        table = Table(
+            title=f"{len(self.signals)} series",
+            caption=Text(caption, "bold yellow") if caption else None,
+            expand=False,
         )
-    return table
+        for name in COLUMNS:
+            table.add_column(name)
+        for series, signal in sorted(self.signals.items()):
+            table.add_row(*self._row(signal, self._flat.get(series)))
+        return table
+
+    def _row(self, signal: Signal, flat: str | None) -> list[Text]:
+        if flat is None and partition_of(signal.symbol, self._partitions) in self._silent:
+            flat = "engine silent"
+        style = "dim" if flat else ""
+        stance = f"flat ({flat})" if flat else str(signal.stance)
+        return [
+            Text(f"{signal.symbol} {signal.interval}", style),
+            Text(time.strftime("%m-%d %H:%M", time.gmtime(signal.close_time / 1000)), style),
+            Text(stance, style or STYLES[signal.stance]),
+            Text(f"{0.0 if flat else signal.target:+.3f}", style),
+            Text(f"{signal.probability:.3f}", style),
+            Text(_votes(signal, ", "), style),
+            Text(", ".join(f"{a.agent}: {a.reason}" for a in signal.abstained), style),
+        ]
+
+
+def _time(message: Signal | Tombstone) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.gmtime(message.close_time / 1000))
+
+
+def _flat(symbol: str, interval: str) -> str:
+    return f"{symbol:<10} {interval:>3}  flat"
+
+
+def _votes(signal: Signal, between: str) -> str:
+    return between.join(f"{vote.agent} {vote.probability:.3f}" for vote in signal.votes)
+
+
+def words(update: EngineSilent | EngineBack | Missed | Unreadable | CaughtUp) -> str:
+    """What is not about one signal, in plain words."""
+    match update:
+        case EngineSilent(partition=partition, reason=reason):
+            return f"the engine of partition {partition} is silent, all flat: {reason}"
+        case EngineBack(partition=partition):
+            return f"the engine of partition {partition} is back"
+        case Missed(partition=partition, after=after, oldest=oldest):
+            kept = f"goes on with {oldest}" if oldest else "is empty"
+            return (
+                f"signals of partition {partition} after {after} may have been missed: the stream "
+                f"no longer holds them, and {kept}"
+            )
+        case Unreadable(entry=entry, detail=detail):
+            return f"entry {entry} was passed over: {detail}"
+        case CaughtUp(position=position):
+            return f"all signals up to {position} have been read"

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -20,10 +21,11 @@ from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis, NoPlaceError
 from quantum_ai_engine.daemon.feed import bridge
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.keys import Keys, partition_of
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
-from quantum_ai_engine.daemon.rounds import Rounds
+from quantum_ai_engine.daemon.ownership import Entrance
+from quantum_ai_engine.daemon.rounds import Rounds, Shared
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Identity
@@ -54,7 +56,7 @@ class Daemon:
         except BundleError as error:
             raise ConfigError(str(error)) from error
         bound_loaded()
-        self.status = Status.of(agents)
+        self.status = Status.of(agents, settings.redis.served)
         cores, deadline_s = len(os.sched_getaffinity(0)), settings.agents.deadline_ms / 1000
         workers = worker_count(settings.agents.budget_cores, cores)
         self._budget = CpuBudget(
@@ -74,7 +76,7 @@ class Daemon:
         self._calendars = Calendars(settings.sessions.by_symbol())
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
-        self.rounds: Rounds | None = None
+        self.rounds: dict[int, Rounds] = {}
         self.http_address = ""
 
     async def run(self) -> None:
@@ -83,55 +85,71 @@ class Daemon:
             redis_server(self.settings) as (url, server),
             self._connected(url) as client,
         ):
-            rounds = self.rounds = self._rounds(client)
+            self.rounds = self._rounds(client)
             async with self._warm_pool(), self._listening():
                 self._say_ready(url)
                 async with asyncio.TaskGroup() as tasks:
                     service = [tasks.create_task(task) for task in self._background(client)]
                     if server is not None:
                         service.append(tasks.create_task(_outlive(server)))
+                    work = {tasks.create_task(one.run(self.stop)) for one in self.rounds.values()}
                     try:
-                        await self._serve(tasks.create_task(rounds.run(self.stop)))
+                        await self._serve(work)
                     finally:
-                        await end(service)
+                        # The group itself cancels once, and that may go unheard.
+                        await end([*service, *work])
 
-    async def _serve(self, work: asyncio.Task[None]) -> None:
-        """Until the rounds end by themselves, or for a short while after `stop`."""
+    async def _serve(self, work: set[asyncio.Task[None]]) -> None:
+        """Until rounds end by themselves, or for a short while after `stop`."""
         stopped = asyncio.ensure_future(self.stop.wait())
-        await asyncio.wait({work, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+        try:
+            await asyncio.wait({*work, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
         self.status.stopping = True
         self.notifier.stopping()
-        _, late = await asyncio.wait({work}, timeout=STOP_WITHIN_S)
+        _, late = await asyncio.wait(work, timeout=STOP_WITHIN_S)
         if late:
             # Nothing is lost: what is not committed is read again at the next start.
-            work.cancel()
+            await end(late)
             log.warning("Stopped before the batch in hand was committed", event_name="stop_late")
         log.info("Stopped", event_name="stopped", signals=self.status.signals)
 
-    def _rounds(self, client: Client) -> Rounds:
-        return Rounds(
-            self.settings, client, self._make_engine, self._budget, self.status, self.metrics
+    def _rounds(self, client: Client) -> dict[int, Rounds]:
+        """The rounds of each partition that is served."""
+        shared = Shared(
+            self.settings,
+            self._make_engine,
+            Entrance(client, self.settings),
+            self._budget,
+            self.status,
+            self.metrics,
         )
+        keys = Keys.of(self.settings.redis)
+        return {p: Rounds(shared, client.at(p), keys.at(p)) for p in self.settings.redis.served}
 
     def _make_engine(self) -> Engine:
-        settings = self.settings
-        return Engine(settings.engine, settings.risk, self.pool, self._identity, self._calendars)
+        return Engine(self.settings, self.pool, self._identity, self._calendars)
+
+    def _home_of(self, symbol: str) -> http.Home | None:
+        """Engine and status of the partition in which a symbol lives, if that is served here."""
+        rounds = self.rounds.get(partition_of(symbol, self.settings.redis.partitions))
+        return (rounds.engine, rounds.status) if rounds else None
 
     def _background(self, client: Client) -> Iterator[Coroutine[None, None, None]]:
         """What runs beside the rounds; the death of any of it ends the daemon."""
-        assert self.rounds is not None
         settings = self.settings
         yield pulse.measure_process(self.status, self.metrics, self._budget)
-        yield pulse.Heart(
-            client, self.rounds.feed, settings.redis, self.status, self.metrics, self.notifier
-        ).run()
+        yield pulse.report(self.status, self.metrics, self.notifier)
+        for rounds in self.rounds.values():
+            yield pulse.Heart(rounds, settings, self.status).run()
         interval_s = watchdog_interval_s(os.environ, os.getpid())
         if interval_s is not None:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
             yield watchdog.run(self.notifier, interval_s / 3, _complain)
         if settings.ingest.pubsub_bridge:
-            yield bridge(client, Keys.of(settings.redis), self.metrics.bridged.inc)
+            served = [rounds.keys for rounds in self.rounds.values()]
+            yield bridge(client, served, self.metrics.bridged.inc)
 
     def _say_ready(self, url: str) -> None:
         for agent in self.pool.agents:
@@ -165,11 +183,15 @@ class Daemon:
     async def _warm_pool(self) -> AsyncIterator[None]:
         try:
             await self.pool.start()
+            # What is there by now stays: without it a full collection would take 50 ms.
+            gc.collect()
+            gc.freeze()
             yield
         except BundleError as error:
             raise ConfigError(str(error)) from error
         finally:
             self.pool.close()
+            gc.unfreeze()
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
@@ -186,10 +208,9 @@ class Daemon:
             await runner.cleanup()
 
     async def _listen(self) -> web.AppRunner:
-        assert self.rounds is not None
-        rounds, settings = self.rounds, self.settings.http
+        settings = self.settings.http
         try:
-            api = http.Api(self.status, self.metrics, lambda: rounds.engine)
+            api = http.Api(self.status, self.metrics, self._home_of)
             return await http.serve(api, settings)
         except OSError as error:
             raise ConfigError(

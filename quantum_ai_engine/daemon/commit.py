@@ -1,51 +1,69 @@
-"""The commit: position, signals and dead letters of a batch, in one script, all or nothing.
+"""The ledger: position, signals, dead letters and snapshot of one partition, in scripts.
 
-The script compares the committed position with the one that the round started from, and the owner
-with ours. If either differs it writes nothing and says what it found. That makes it safe to send
-again after a lost reply, and harmless when sent by a process that should no longer write.
+Each script compares the fencing token, and the commit the position that the round started from. If
+either differs it writes nothing and says what it found. That makes a commit safe to send again
+after a lost reply, and harmless when sent by a process that should no longer write.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha1
+from typing import Any, TypeAlias
 
 import msgspec
+from redis.exceptions import NoScriptError
 
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.keys import Keys
-from quantum_ai_engine.events import Refused, Signal
+from quantum_ai_engine.daemon.lease import ACQUIRE, BEAT, GUARD, KEEP, NOW, RELEASE, Held, Holder
+from quantum_ai_engine.daemon.saved import BEGIN, END, PART, Contents, Snapshot, digest, part_field
+from quantum_ai_engine.events import Control, Refused, Signal
 
 START = "0-0"
+HEARTBEAT_S = 10  # one older than this is gone: a stalled engine is visible to everybody
 SIGNALS_KEPT, DEAD_KEPT = 100_000, 10_000
 FIELDS_KEPT, BYTES_KEPT, DETAIL_KEPT = 64, 4096, 500  # of a dead entry: a hostile one has more
 CUT = "… (cut)"
 
-SCRIPT = """
-local state = redis.call('HMGET', KEYS[1], 'offset', 'owner')
-local offset, owner = state[1] or '0-0', state[2] or ''
-if offset ~= ARGV[1] or owner ~= ARGV[3] then
-  return {0, offset, owner}
+Argument: TypeAlias = str | bytes | int
+
+# KEYS: state, signals, dead letters, bars. What can fail fails before anything is written: a key
+# that is no stream when it is first looked at, a full server at the first XADD or HSET.
+COMMIT = f"""{GUARD}{NOW}
+local state = redis.call('HMGET', KEYS[1], 'offset', 'signal', 'control')
+local offset, signal, control = state[1] or '0-0', state[2] or '0-0', state[3] or '0-0'
+if offset ~= ARGV[3] or (ARGV[8] ~= '' and control ~= ARGV[8]) then
+  return {{'moved', offset, signal, control}}
 end
-local at = 7
-for _ = 1, tonumber(ARGV[6]) do
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'json', ARGV[at + 1])
+local trimmed = 0
+if offset ~= '0-0' and #redis.call('XRANGE', KEYS[4], offset, offset) == 0 then
+  trimmed = 1
+end
+redis.call('XLEN', KEYS[3])
+local at = 11
+for _ = 1, tonumber(ARGV[7]) do
+  signal = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'json', ARGV[at + 1])
   redis.call('PUBLISH', ARGV[at], ARGV[at + 1])
   at = at + 2
 end
 while at <= #ARGV do
   local last = at + tonumber(ARGV[at])
-  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', unpack(ARGV, at + 1, last))
+  redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[6], '*', unpack(ARGV, at + 1, last))
   at = last + 1
 end
-redis.call('HSET', KEYS[1], 'offset', ARGV[2])
-return {1, ARGV[2], owner}
+redis.call('HSET', KEYS[1], 'offset', ARGV[4], 'signal', signal, 'lease_until', now + ARGV[2])
+if ARGV[9] ~= '' and ARGV[9] ~= control then
+  redis.call('HSET', KEYS[1], 'control', ARGV[9], 'controls', ARGV[10])
+end
+return {{'done', signal, trimmed}}
 """
 
 _JSON = msgspec.json.Encoder()
 
 
 class Conflict(Exception):  # noqa: N818 (it is an answer of the script, not a failure)
-    """The committed position is not the one that the round started from: reload."""
+    """The partition is not as we left it, though nobody else owns it: reload."""
 
 
 class OwnershipLost(Exception):  # noqa: N818 (as above)
@@ -75,6 +93,34 @@ class DeadLetter:
         return own
 
 
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """How far the control stream was followed, and the commands that a restart has to repeat."""
+
+    position: str = START
+    applied: tuple[Control, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A step in the control stream: from a position to what is known after it."""
+
+    before: str
+    after: Controls
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a commit found: the last signal ever written, and whether its start was trimmed.
+
+    `signal` is an id of the signal stream, "0-0" when there is none. `trimmed` says that the entry
+    at `start` is gone from the bar stream: entries after it may be gone, too.
+    """
+
+    signal: str
+    trimmed: bool
+
+
 def _cut(value: bytes) -> bytes:
     return value if len(value) <= BYTES_KEPT else value[:BYTES_KEPT] + CUT.encode()
 
@@ -85,49 +131,169 @@ def cut_text(text: str) -> str:
 
 
 class Ledger:
-    """The committed position of one partition, and the only way to move it."""
+    """The state hash of one partition: who owns it, how far it has come, and its snapshot.
 
-    def __init__(self, client: Client, keys: Keys, owner: str) -> None:
+    `lease_ms` is how long an owner keeps the partition without a sign of life. Everything that
+    writes raises `OwnershipLost` when somebody else owns it, and then has written nothing.
+    """
+
+    def __init__(self, client: Client, keys: Keys, lease_ms: int, holder: Holder) -> None:
         self._client = client
         self._keys = keys
-        self._owner = owner
-        self._script = client.register_script(SCRIPT)
-        self._claimed = False
+        self._lease_ms = lease_ms
+        self._holder = holder
+        self._token = f"0-{holder.id}".encode()  # nobody's: fences count from 1
 
-    async def position(self) -> str:
-        """Claim the partition and return the committed position.
+    async def acquire(self) -> Held | None:
+        """Take the partition or extend the lease; who holds it, if somebody else does.
 
-        Raises `OwnershipLost` when somebody else has claimed it since we did.
+        A lease that ended is taken over, and so is that of a process of this machine that is gone.
         """
-        owner = await self._client.hget(self._keys.state, "owner")
-        if self._claimed and owner not in (None, self._owner.encode()):
-            raise OwnershipLost(f"partition {self._keys.state} is now owned by {owner!r}")
-        await self._client.hset(self._keys.state, "owner", self._owner)
-        self._claimed = True
+        reply = await self._take(b"")
+        if reply[0] == b"held":
+            holder = Holder.decode(reply[2])
+            if holder is None or not holder.is_gone():
+                return Held(holder, reply[3])
+            reply = await self._take(reply[1])
+        if reply[0] == b"held":
+            return Held(Holder.decode(reply[2]), reply[3])
+        self._token = reply[1]
+        return None
+
+    async def beat(self, heartbeat: str, messages: Sequence[tuple[str, str]] = ()) -> None:
+        """Give a sign of life: extend the lease, set and publish the heartbeat.
+
+        `messages` are published with it: (channel, text). Raises `Conflict` where there is no
+        owner any more, or `OwnershipLost`.
+        """
+        channel = self._keys.heartbeat_channel
+        told = [word for message in messages for word in message]
+        await self._ask(BEAT, heartbeat, HEARTBEAT_S, channel, *told)
+
+    async def keep(self) -> None:
+        """Extend the lease and say nothing. Raises as `beat` does."""
+        await self._ask(KEEP)
+
+    async def release(self) -> None:
+        """End the lease now, so that the next owner need not wait."""
+        await self._ask(RELEASE, absent_is_fine=True)
+
+    async def position(self) -> str | None:
+        """The committed position; None when nothing was committed, or the server lost its data."""
         offset: Any = await self._client.hget(self._keys.state, "offset")
-        return START if offset is None else str(offset, "ascii")
+        return None if offset is None else str(offset, "ascii")
+
+    async def last_signal(self) -> str:
+        """The id of the signal that was written last, "0-0" when there was none."""
+        signal: Any = await self._client.hget(self._keys.state, "signal")
+        return START if signal is None else str(signal, "ascii")
+
+    async def controls(self) -> Controls:
+        """How far the control stream was followed, and which commands took effect where."""
+        read: Any = await self._client.hmget(self._keys.state, "control", "controls")
+        if read[0] is None:
+            return Controls()
+        applied = msgspec.msgpack.decode(read[1], type=tuple[Control, ...])
+        return Controls(str(read[0], "ascii"), applied)
 
     async def commit(
-        self, start: str, end: str, signals: Sequence[Signal], dead: Sequence[DeadLetter]
-    ) -> None:
+        self,
+        start: str,
+        end: str,
+        signals: Sequence[Signal],
+        dead: Sequence[DeadLetter],
+        controls: Followed | None = None,
+    ) -> Receipt:
         """Move the position from `start` to `end` and write what belongs to that step.
 
-        May be repeated after any failure to reach Redis. Raises `Conflict` or `OwnershipLost`.
+        It extends the lease. May be repeated after any failure to reach Redis. Raises `Conflict`
+        or `OwnershipLost`.
         """
-        published: list[str | bytes] = []
+        published: list[Argument] = []
         for signal in signals:
             published += [self._keys.signal_channel(signal.symbol), _JSON.encode(signal)]
-        letters: list[str | bytes | int] = []
+        letters: list[Argument] = []
         for letter in dead:
             fields = letter.fields()
             letters += [len(fields), *fields]
-        head: list[str | int] = [start, end, self._owner, SIGNALS_KEPT, DEAD_KEPT, len(signals)]
-        written, offset, owner = await self._script(
-            keys=[self._keys.state, self._keys.signals, self._keys.dead],
-            args=[*head, *published, *letters],
-        )
-        if written or (offset.decode() == end and owner.decode() == self._owner):
-            return  # the second: it was written before, only the reply was lost
-        if owner and owner.decode() != self._owner:
-            raise OwnershipLost(f"partition {self._keys.state} is now owned by {owner.decode()}")
-        raise Conflict(f"the committed position is {offset.decode()}, not {start}")
+        head: list[Argument] = [start, end, SIGNALS_KEPT, DEAD_KEPT, len(signals)]
+        if controls is None:
+            head += ["", "", ""]
+        else:
+            applied = msgspec.msgpack.encode(controls.after.applied)
+            head += [controls.before, controls.after.position, applied]
+        reply = await self._ask(COMMIT, *head, *published, *letters)
+        if reply[0] == b"done":
+            return Receipt(reply[1].decode(), trimmed=bool(reply[2]))
+        offset, signal, control = (one.decode() for one in reply[1:])
+        if offset == end and (controls is None or control == controls.after.position):
+            return Receipt(signal, trimmed=False)  # written before, only the reply was lost
+        raise Conflict(f"the committed position is {offset}, not {start}")
+
+    async def save(self, snapshot: Snapshot) -> None:
+        """Put a snapshot in the place of the earlier one, which is whole until this one is.
+
+        Commits may go on meanwhile, another save may not. After a failure to reach Redis save anew.
+        Raises `Conflict` or `OwnershipLost`.
+        """
+        number = uuid.uuid4().hex
+        slot = int((await self._ask(BEGIN, number))[1])
+        digests = []
+        for index, part in enumerate(snapshot.parts):
+            await self._ask(PART, number, part_field(slot, index), part)
+            digests.append(digest(part))
+        contents = Contents(slot, snapshot.offset, snapshot.signal, tuple(digests))
+        await self._ask(END, number, slot, len(digests), contents.seal())
+
+    async def load(self) -> Snapshot | None:
+        """The snapshot, if there is one. Raises `SavedStateError` when it is not whole."""
+        sealed: Any = await self._client.hget(self._keys.state, "snapshot")
+        if sealed is None:
+            return None
+        contents = Contents.unseal(sealed)
+        parts = []
+        for index in range(len(contents.digests)):
+            part: Any = await self._client.hget(self._keys.state, part_field(contents.slot, index))
+            parts.append(contents.check(index, part))
+        return Snapshot(contents.offset, contents.signal, tuple(parts))
+
+    async def _take(self, gone: bytes) -> Any:
+        holder = msgspec.json.encode(self._holder)
+        return await self._run(ACQUIRE, self._holder.id, self._lease_ms, holder, gone)
+
+    async def _ask(self, script: str, *arguments: Argument, absent_is_fine: bool = False) -> Any:
+        """The answer to a script of the owner. Raises `Conflict` or `OwnershipLost`."""
+        reply = await self._run(script, self._token, self._lease_ms, *arguments)
+        state = self._keys.state
+        if reply[0] == b"overtaken":
+            raise Conflict(f"the snapshot in {state} was begun anew, or parts of it are gone")
+        if reply[0] != b"refused":
+            return reply
+        if reply[1]:
+            raise OwnershipLost(f"partition {state} is now owned by {_name(reply[1], reply[2])}")
+        if not absent_is_fine:
+            raise Conflict(f"partition {state} has no owner: it was released, or Redis emptied")
+        return reply
+
+    async def _run(self, script: str, *arguments: Argument) -> Any:
+        """Run a script by its digest; whole where the server has not seen it, or has forgotten."""
+        keys = self._keys
+        names = (keys.state, keys.signals, keys.dead, keys.bars, keys.heartbeat)
+        client: Any = self._client  # its methods are typed for two worlds at once
+        try:
+            return await client.evalsha(_SHA[script], len(names), *names, *arguments)
+        except NoScriptError:
+            return await client.eval(script, len(names), *names, *arguments)
+
+
+_SHA = {
+    script: sha1(script.encode(), usedforsecurity=False).hexdigest()
+    for script in (ACQUIRE, BEAT, KEEP, RELEASE, COMMIT, BEGIN, PART, END)
+}
+
+
+def _name(owner: bytes, text: bytes) -> str:
+    """Whoever owns the partition, in words."""
+    if holder := Holder.decode(text):
+        return f"process {holder.pid} on {holder.host}"
+    return owner.decode(errors="replace")

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from quantum_ai_engine.events import Bar, Reason, Refused
+from quantum_ai_engine.events import Bar, Command, Reason, Refused
 
 FIELDS = msgspec.structs.fields(Bar)
 REQUIRED = tuple(field.name for field in FIELDS)
@@ -67,6 +67,23 @@ def decode(entry: Mapping[bytes, bytes], environment: str, latest_close: int) ->
             f"open_time {bar.open_time}: the bar closes at {bar.close_time}, still to come",
         )
     return bar
+
+
+def decode_command(entry: Mapping[bytes, bytes]) -> Command:
+    """The command of an entry of the control stream. Raises `Refused`.
+
+    >>> decode_command({b"command": b"halt"})
+    <Command.HALT: 'halt'>
+    """
+    if b"command" not in entry:
+        raise Refused(Reason.MISSING_FIELD, "field command is missing")
+    text = entry[b"command"].decode(errors="replace")
+    try:
+        return Command(text)
+    except ValueError as error:
+        raise Refused(
+            Reason.UNKNOWN_COMMAND, f"command {text[:64]!r} is not one of {', '.join(Command)}"
+        ) from error
 
 
 def _values(entry: Mapping[bytes, bytes]) -> Mapping[str, Any]:

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.commit import START, DeadLetter
@@ -17,11 +17,20 @@ Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 RECONNECT_S = 1.0
 FIRST_TIME_MS = 1_000_000_000_000  # 2001: an entry id below it was made by hand
 TAIL_CHUNK = 1000
+COUNT_AFTER = "return #redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])"
+LAG_MOST = 10_000  # entries: counting costs the server some milliseconds
 TAIL_MOST = 500_000  # entries looked back on at most, for symbols that hardly ever trade
 
 
+class Batch(NamedTuple):
+    """What one read gave: entries of the bar stream, and of the control stream."""
+
+    bars: list[Entry]
+    controls: list[Entry]
+
+
 class BarFeed:
-    """The bar stream of one partition."""
+    """The bar stream of one partition, and the control stream beside it."""
 
     def __init__(
         self, client: Client, keys: Keys, environment: str, future_tolerance_ms: int = 2000
@@ -35,6 +44,14 @@ class BarFeed:
         """Up to `count` entries after a position, waiting up to `block_ms` for the first."""
         answer: Any = await self._client.xread({self._keys.bars: position}, count, block_ms)
         return list(answer[0][1]) if answer else []
+
+    async def wait(self, position: str, control: str, count: int, block_ms: int) -> Batch:
+        """The same, with what the control stream has after another position."""
+        keys = self._keys
+        after: dict[Any, Any] = {keys.bars: position, keys.control: control}
+        answer: Any = await self._client.xread(after, count, block_ms)
+        found = {name.decode(): list(entries) for name, entries in answer or ()}
+        return Batch(found.get(keys.bars, []), found.get(keys.control, []))
 
     def decode(
         self, entries: Sequence[Entry], latest_close: int
@@ -56,7 +73,7 @@ class BarFeed:
 
     def _latest_of(self, entry_id: bytes) -> int:
         """The last close that an entry can tell of; ids that are no times bound nothing."""
-        made_at = _time_ms(entry_id.decode())
+        made_at = time_ms(entry_id.decode())
         return made_at + self._tolerance_ms if made_at >= FIRST_TIME_MS else LAST_TIME_MS
 
     async def tail(self, position: str, bars_per_series: int, latest_close: int) -> list[Bar]:
@@ -82,6 +99,23 @@ class BarFeed:
                 end = "(" + entries[-1][0].decode()
         return newest_first[::-1]
 
+    async def between(self, after: str, upto: str) -> AsyncIterator[list[Entry]]:
+        """The entries after a position and up to another, oldest first, some at a time."""
+        while True:
+            entries: Any = await self._client.xrange(self._keys.bars, f"({after}", upto, TAIL_CHUNK)
+            if entries:
+                yield entries
+            if len(entries) < TAIL_CHUNK:
+                return
+            after = entries[-1][0].decode()
+
+    async def lag_bars(self, position: str) -> int:
+        """How many entries are after a position; counted up to `LAG_MOST`."""
+        count: Any = await self._client.eval(
+            COUNT_AFTER, 1, self._keys.bars, f"({position}", LAG_MOST
+        )
+        return int(count)
+
     async def was_trimmed(self, position: str) -> bool:
         """Whether the entry at a position is gone, so that entries after it may be gone too."""
         if position == START:
@@ -96,7 +130,7 @@ class BarFeed:
         if position == START:
             oldest: Any = await self._client.xrange(self._keys.bars, count=1)
             position = oldest[0][0].decode() if oldest else newest[0][0].decode()
-        return max(0, _time_ms(newest[0][0].decode()) - _time_ms(position))
+        return max(0, time_ms(newest[0][0].decode()) - time_ms(position))
 
     async def _backward(self, end: str, count: int) -> list[Entry]:
         """Up to `count` entries from `end` back, newest first."""
@@ -106,28 +140,31 @@ class BarFeed:
     async def trim(self, position: str, retention_ms: int) -> None:
         """Drop entries older than the retention, but none after the position."""
         seconds, _ = await self._client.time()
-        oldest = min(seconds * 1000 - retention_ms, _time_ms(position))
+        oldest = min(seconds * 1000 - retention_ms, time_ms(position))
         if oldest > 0:
-            await self._client.xtrim(self._keys.bars, minid=oldest, approximate=True)
+            # Without a limit of its own the server takes 10,000 entries a call, and falls behind.
+            await self._client.xtrim(self._keys.bars, minid=oldest, approximate=True, limit=0)
 
 
-async def bridge(client: Client, keys: Keys, count: Callable[[], None]) -> None:
-    """Copy messages of the bar channel into the stream, for publishers that cannot XADD.
+async def bridge(client: Client, served: Sequence[Keys], count: Callable[[], None]) -> None:
+    """Copy messages of the bar channel into the streams of some partitions.
 
-    At most once until then: a message published while nobody listens is gone. Each partition's
-    process copies its own; `count()` is called for each. A message is put in as it came, so that a
-    bad one becomes a dead letter with its reason.
+    That is for publishers that cannot XADD. At most once until then: a message published while
+    nobody listens is gone. Each process copies those of its own partitions; `count()` is called for
+    each. A message is put in as it came, so that a bad one becomes a dead letter with its reason.
     """
+    homes = {keys.partition: keys for keys in served}
     while True:
         with contextlib.suppress(*Unreachable):
             async with client.pubsub() as channel:
-                await channel.subscribe(keys.bars_channel)
+                await channel.subscribe(served[0].bars_channel)
                 async for message in channel.listen():
                     if message["type"] == "message":
                         payload = message["data"]
                         name = "json" if payload.lstrip()[:1] == b"{" else "b"
-                        if _partition(name, payload, keys.partitions) == keys.partition:
-                            await client.xadd(keys.bars, {name: payload})
+                        home = homes.get(_partition(name, payload, served[0].partitions))
+                        if home is not None:
+                            await client.at(home.partition).xadd(home.bars, {name: payload})
                             count()
         await asyncio.sleep(RECONNECT_S)
 
@@ -141,5 +178,10 @@ def _partition(name: str, payload: bytes, partitions: int) -> int:
     return partition_of(str(symbol), partitions)
 
 
-def _time_ms(entry_id: str) -> int:
+def time_ms(entry_id: str) -> int:
+    """When an entry was made, by the clock of Redis.
+
+    >>> time_ms("1700000000000-3")
+    1700000000000
+    """
     return int(entry_id.partition("-")[0])

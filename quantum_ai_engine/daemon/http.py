@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from aiohttp import web
@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from quantum_ai_engine.config import HttpSettings
 from quantum_ai_engine.daemon.metrics import Metrics
-from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import INTERVAL_MS, Bar, Forecast, Refused
 from quantum_ai_engine.features.store import LOOKBACK
@@ -51,13 +51,18 @@ class PredictRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bars: Annotated[tuple[GivenBar, ...], Meta(min_length=2, max_length=MOST_BARS)] | None = None
 
 
+Home: TypeAlias = tuple[Engine, PartitionStatus]  # where a symbol lives
+
+
 class Api:
     """The handlers; they read the daemon's status and ask its engine, and change neither."""
 
-    def __init__(self, status: Status, metrics: Metrics, engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self, status: Status, metrics: Metrics, home_of: Callable[[str], Home | None]
+    ) -> None:
         self._status = status
         self._metrics = metrics
-        self._engine = engine
+        self._home_of = home_of
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[_sentences])
@@ -91,45 +96,19 @@ class Api:
             asked = msgspec.json.decode(await request.read(), type=PredictRequest)
         except msgspec.DecodeError as error:
             raise _BadRequest(str(error)) from error
-        names = self._engine().names()
+        home = self._home_of(asked.symbol)
+        if home is None:
+            raise _BadRequest(f"{asked.symbol} lives in a partition that is not served here", 404)
+        engine, partition = home
+        names = engine.names()
         for name in asked.features:
             if name not in names:
                 raise _BadRequest(f"no feature {name!r}; there are {', '.join(names)}")
-        body = await (self._of_bars(asked) if asked.bars else self._of_symbol(asked))
-        return _json(body)
-
-    async def _of_symbol(self, asked: PredictRequest) -> dict[str, Any]:
-        """The current forecast of a known symbol."""
-        engine = self._engine()
-        known = [s for s in engine.series() if s[0] == asked.symbol]
-        if asked.interval is not None:
-            known = [s for s in known if s[1] == asked.interval]
-        if not known:
-            raise _BadRequest(f"no bar of {asked.symbol} {asked.interval or ''} was seen", 404)
-        if len(known) > 1:
-            intervals = ", ".join(s[1] for s in known)
-            raise _BadRequest(f"{asked.symbol} comes at {intervals}; say which interval")
-        symbol, interval, bars, close_time = known[0]
-        # Before anything is awaited: forecast and features must be of the same bar.
-        features = {n: engine.recent(symbol, interval, n, asked.lookback) for n in asked.features}
-        forecast = await engine.forecast(symbol, interval)
-        return _prediction(forecast, symbol, interval, close_time) | {
-            "bars_seen": bars,
-            "age_s": None if close_time is None else time.time() - close_time / 1000,
-            "features": _finite(features),
-        }
-
-    async def _of_bars(self, asked: PredictRequest) -> dict[str, Any]:
-        """A forecast of the bars given, from nothing else."""
-        bars = _bars(asked)
-        engine = self._engine()
-        forecast = await engine.forecast_of(bars)
-        features = engine.recent_of(bars, asked.features, asked.lookback)
-        last = bars[-1]
-        return _prediction(forecast, last.symbol, last.interval, last.close_time) | {
-            "bars_seen": len(bars),
-            "features": _finite(features),
-        }
+        if asked.bars is None and partition.position is None:
+            raise _BadRequest(
+                f"{partition.hindrance()}: nothing is known here of {asked.symbol}", 503
+            )
+        return _json(await (_of_bars(engine, asked) if asked.bars else _of_symbol(engine, asked)))
 
 
 async def serve(api: Api, settings: HttpSettings) -> web.AppRunner:
@@ -201,4 +180,37 @@ def _finite(features: dict[str, list[float]]) -> dict[str, list[float | None]]:
     return {
         name: [value if value == value else None for value in values]  # noqa: PLR0124 (NaN ≠ NaN)
         for name, values in features.items()
+    }
+
+
+async def _of_symbol(engine: Engine, asked: PredictRequest) -> dict[str, Any]:
+    """The current forecast of a known symbol."""
+    known = [s for s in engine.series() if s[0] == asked.symbol]
+    if asked.interval is not None:
+        known = [s for s in known if s[1] == asked.interval]
+    if not known:
+        raise _BadRequest(f"no bar of {asked.symbol} {asked.interval or ''} was seen", 404)
+    if len(known) > 1:
+        intervals = ", ".join(s[1] for s in known)
+        raise _BadRequest(f"{asked.symbol} comes at {intervals}; say which interval")
+    symbol, interval, bars, close_time = known[0]
+    # Before anything is awaited: forecast and features must be of the same bar.
+    features = {n: engine.recent(symbol, interval, n, asked.lookback) for n in asked.features}
+    forecast = await engine.forecast(symbol, interval)
+    return _prediction(forecast, symbol, interval, close_time) | {
+        "bars_seen": bars,
+        "age_s": None if close_time is None else time.time() - close_time / 1000,
+        "features": _finite(features),
+    }
+
+
+async def _of_bars(engine: Engine, asked: PredictRequest) -> dict[str, Any]:
+    """A forecast of the bars given, from nothing else."""
+    bars = _bars(asked)
+    forecast = await engine.forecast_of(bars)
+    features = engine.recent_of(bars, asked.features, asked.lookback)
+    last = bars[-1]
+    return _prediction(forecast, last.symbol, last.interval, last.close_time) | {
+        "bars_seen": len(bars),
+        "features": _finite(features),
     }

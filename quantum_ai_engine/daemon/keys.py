@@ -20,8 +20,13 @@ class Keys:
 
     @classmethod
     def of(cls, settings: RedisSettings) -> "Keys":
-        """The keys of the partition that the settings name."""
-        return cls(settings.prefix, settings.partitions, settings.partition)
+        """The keys of the first partition that the settings name."""
+        return cls(settings.prefix, settings.partitions, settings.served[0])
+
+    @classmethod
+    def served(cls, settings: RedisSettings) -> "tuple[Keys, ...]":
+        """The keys of each partition that the settings name."""
+        return tuple(cls.of(settings).at(partition) for partition in settings.served)
 
     def at(self, partition: int) -> "Keys":
         """The keys of another partition."""
@@ -42,6 +47,10 @@ class Keys:
     @property
     def dead(self) -> str:
         return self._key("dead")
+
+    @property
+    def control(self) -> str:
+        return self._key("control")
 
     @property
     def heartbeat(self) -> str:

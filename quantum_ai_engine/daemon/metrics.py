@@ -53,15 +53,26 @@ class Metrics:
         )
         self.loop_lag = gauge("event_loop_lag_seconds", "Delay of the event loop, last measured")
         self.lag = gauge("lag_seconds", "How far the position is behind the newest entry")
+        self.lag_bars = gauge("lag_bars", "Entries not read yet; counted up to 10,000 a partition")
+        self.stale = gauge("stale_series", "Series whose bars have stopped")
+        self.owner = gauge("owner", "1 where this process owns the partition", "partition")
         self.busy_workers = gauge("pool_busy_workers", "Agent threads at work")
         self.rested = counter("rest_seconds", "Rounds put off so that the CPU budget is kept")
         self.clamped = gauge("clamped_values", "Inputs clamped so far", "agent")
         self.conflicts = counter("commit_conflicts", "Commits refused by the script")
         self.dead = counter("dead_letters", "Refused entries", "reason")
         self.gaps = counter("gaps", "Holes in front of a bar")
-        self.trimmed = counter("position_trimmed", "Starts at a position trimmed from the stream")
+        self.late = counter("late_bars", "Bars that came after newer ones and were put in order")
+        self.revised = counter("revised_bars", "Bars that took the place of an earlier version")
+        self.filled = counter("filled_bars", "Flat bars that were put in the place of missing ones")
+        self.amended = counter("amended_signals", "Signals that took the place of an earlier one")
+        self.trimmed = counter("position_trimmed", "Positions found trimmed out of the stream")
+        self.state_lost = counter("state_lost", "Times that Redis had lost the committed position")
+        self.ownership_lost = counter("ownership_lost", "Partitions lost to another process")
+        self.snapshots = counter("snapshots", "Snapshots of the state saved")
+        self.snapshot_bytes = gauge("snapshot_bytes", "Size of the newest snapshot")
         self.bridged = counter("bridged_messages", "Messages copied from the bar channel")
-        self.redis_failures = counter("redis_failures", "Failures to reach Redis")
+        self.redis_failures = counter("redis_failures", "Commands Redis did not serve", "kind")
         self.dropped_logs = gauge("log_records_dropped", "Log records dropped, the queue was full")
         self.build_info = gauge("build_info", "What runs", "version", "build", "config")
         self.build_info.labels(version, build, config).set(1)
@@ -72,6 +83,9 @@ class Metrics:
         self.bars.labels("duplicate").inc(done.duplicates)
         self.bars.labels("dead").inc(len(dead))
         self.gaps.inc(done.gaps)
+        self.late.inc(done.late)
+        self.revised.inc(done.revised)
+        self.filled.inc(done.filled)
         for letter in dead:
             self.dead.labels(letter.refused.reason.value).inc()
         for reason, count in done.silent.items():
@@ -97,6 +111,7 @@ class Metrics:
 
     def _count_signal(self, signal: Signal) -> None:
         self.signals.labels(signal.stance.value).inc()
+        self.amended.inc(signal.amends is not None)
         self._count_abstentions(signal.abstained)
 
     def _count_abstentions(self, abstained: Sequence[Abstention]) -> None:

@@ -1,26 +1,37 @@
 """The pulse: once a second, measure, tell subscribers, and feed the watchdog if work is done."""
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from quantum_ai_engine.agents.budget import CpuBudget
 from quantum_ai_engine.agents.pool import AgentPool
-from quantum_ai_engine.config import RedisSettings
-from quantum_ai_engine.daemon.client import Client, Unreachable
-from quantum_ai_engine.daemon.feed import BarFeed
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.config import Settings
+from quantum_ai_engine.daemon.client import Unreachable
+from quantum_ai_engine.daemon.commit import Conflict, OwnershipLost
+from quantum_ai_engine.daemon.feed import time_ms
+from quantum_ai_engine.daemon.freshness import Freshness
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier
-from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.daemon.rounds import Rounds
+from quantum_ai_engine.daemon.status import PartitionStatus, Status
 
 PERIOD_S = 1.0
 MEASURE_S = 0.25
-EXPIRY_S = 10  # a heartbeat older than this is gone: a stalled engine is visible to everybody
 TRIM_EVERY_S = 60.0
+
+
+async def report(
+    status: Status, metrics: Metrics, notifier: Notifier, period_s: float = PERIOD_S
+) -> None:
+    """Keep showing how far behind the partitions are, and how the engine is."""
+    while True:
+        metrics.lag.set(status.lag_ms / 1000)
+        metrics.lag_bars.set(status.lag_bars)
+        metrics.stale.set(len(status.stale))
+        notifier.status(status.line())
+        await asyncio.sleep(period_s)
 
 
 async def measure_process(
@@ -35,40 +46,67 @@ async def measure_process(
         metrics.loop_lag.set(status.loop_lag_s)
 
 
-@dataclass(frozen=True, slots=True)
 class Heart:
-    """Publishes the heartbeat and keeps the bar stream trimmed by time."""
+    """Beats for one partition, and keeps its bar stream trimmed by time.
 
-    client: Client
-    feed: BarFeed
-    settings: RedisSettings
-    status: Status
-    metrics: Metrics
-    notifier: Notifier
+    A beat extends the lease, tells subscribers how the engine is, and which series have stopped.
+    Who does not own the partition is silent.
+    """
+
+    def __init__(self, rounds: Rounds, settings: Settings, status: Status) -> None:
+        self._rounds = rounds
+        self._settings = settings
+        self._status = status
+        self._freshness = Freshness(rounds.keys, settings.engine.environment)
+        self._trim_at = time.monotonic()
 
     async def run(self, period_s: float = PERIOD_S) -> None:
-        """Beat until cancelled; while Redis cannot serve, only the service manager hears it."""
-        trim_at = time.monotonic()
+        """Beat until cancelled."""
         while True:
-            with contextlib.suppress(*Unreachable):
+            try:
                 await self.beat()
-                if time.monotonic() >= trim_at and self.status.position:
-                    trim_at = time.monotonic() + TRIM_EVERY_S
-                    retention_ms = round(self.settings.bars_retention_hours * 3_600_000)
-                    await self.feed.trim(self.status.position, retention_ms)
-            self.notifier.status(self.status.line())
+            except (Conflict, OwnershipLost):
+                self._rounds.suspect()
+            except Unreachable:
+                pass  # the rounds say so, and keep trying
             await asyncio.sleep(period_s)
 
     async def beat(self) -> None:
-        """One heartbeat: the key with its expiry, and the channel."""
-        if self.status.position is None:
+        """One heartbeat: the lease, the key with its expiry, and the channels."""
+        rounds, one = self._rounds, self._rounds.status
+        if not rounds.ownership.is_ours:
             return
-        self.status.lag_ms = await self.feed.lag_ms(self.status.position)
-        self.metrics.lag.set(self.status.lag_ms / 1000)
-        text = json.dumps(self.status.heartbeat())
-        keys = Keys.of(self.settings)
-        await self.client.set(keys.heartbeat, text, ex=EXPIRY_S)
-        await self.client.publish(keys.heartbeat_channel, text)
+        if (position := one.position) is None:
+            await rounds.ledger.keep()  # to rebuild the state may take longer than a lease
+            return
+        one.lag_ms = await rounds.feed.lag_ms(position)
+        one.lag_bars = await rounds.feed.lag_bars(position) if one.lag_ms else 0
+        tombstones = self._stopped(one, position)
+        text = json.dumps(self._status.heartbeat(rounds.keys.partition))
+        await rounds.ledger.beat(text, tombstones)
+        self._freshness.told()
+        await self._trim_if_due(position)
+
+    async def _trim_if_due(self, position: str) -> None:
+        if time.monotonic() < self._trim_at:
+            return
+        self._trim_at = time.monotonic() + TRIM_EVERY_S
+        # What came after the snapshot is needed by the next start.
+        keep_from = self._rounds.snapshots.offset or position
+        retention_ms = round(self._settings.redis.bars_retention_hours * 3_600_000)
+        await self._rounds.feed.trim(keep_from, retention_ms)
+
+    def _stopped(self, one: PartitionStatus, position: str) -> list[tuple[str, str]]:
+        """What to tell of series that have stopped since the last beat."""
+        state, engine = self._rounds.engine.state, self._settings.engine
+        if engine.clock == "bars":
+            now_ms = state.newest_close
+        else:
+            # Who is behind can only say what had stopped by the entry that was read last.
+            now_ms = time_ms(position) if one.lag_bars else time.time_ns() // 1_000_000
+        due = self._freshness.update(state.overdue(now_ms, engine.stale_intervals), now_ms)
+        one.stale = self._freshness.stale
+        return due
 
 
 class Watchdog:

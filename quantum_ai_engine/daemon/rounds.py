@@ -1,29 +1,45 @@
-"""The loop of the daemon: read a batch, take it through the engine, commit."""
+"""The loop of one partition: own it, read a batch, take it through the engine, commit."""
 
 import asyncio
 import contextlib
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import structlog
-from redis.exceptions import AuthenticationError
 
 from quantum_ai_engine.agents.budget import CpuBudget
-from quantum_ai_engine.config import ConfigError, Settings
-from quantum_ai_engine.daemon.client import Client, Unreachable, backoff, check_server
-from quantum_ai_engine.daemon.commit import Conflict, DeadLetter, Ledger, cut_text
-from quantum_ai_engine.daemon.feed import BarFeed, Entry
+from quantum_ai_engine.config import Settings
+from quantum_ai_engine.daemon.client import Client, Unreachable, backoff, kind_of
+from quantum_ai_engine.daemon.commit import (
+    START,
+    Conflict,
+    Controls,
+    DeadLetter,
+    Followed,
+    Ledger,
+    OwnershipLost,
+    Receipt,
+)
+from quantum_ai_engine.daemon.controls import obey
+from quantum_ai_engine.daemon.feed import BarFeed, Batch, Entry, time_ms
+from quantum_ai_engine.daemon.journal import Journal
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.metrics import Metrics
-from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.daemon.ownership import Entrance, Ownership
+from quantum_ai_engine.daemon.recovery import Recovery
+from quantum_ai_engine.daemon.snapshots import Snapshots
+from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.daemon.tasks import end
-from quantum_ai_engine.engine import Engine
-from quantum_ai_engine.events import Signal, Stance
+from quantum_ai_engine.engine import Engine, Now
+from quantum_ai_engine.events import Signal
 
-LEARN_CHUNK = 1000
 REST_PART_S = 1.0
+SAVE_WITHIN_S = 0.8  # at the end; a restart learns from an earlier snapshot, too
+STANDBY_PART_S = 0.5  # how often a standby looks whether the partition has become free
 
 log = structlog.get_logger()
 
@@ -49,212 +65,316 @@ class Stopwatch:
         return time.perf_counter() - self._started
 
 
-class Rounds:
-    """Turns entries of the bar stream into committed signals, round by round.
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the rounds of all partitions of a process share."""
 
-    The engine's state always belongs to `position`. Whenever the committed position is another
-    one, the engine is built anew and warmed up silently from the stream: start-up is recovery.
-    While Redis cannot serve, the loop backs off and tries again for ever.
+    settings: Settings
+    make_engine: Callable[[], Engine]
+    entrance: Entrance
+    budget: CpuBudget
+    status: Status
+    metrics: Metrics
+
+
+class Step(NamedTuple):
+    """What a commit writes, besides the position that it moves to."""
+
+    end: str
+    signals: Sequence[Signal]
+    dead: Sequence[DeadLetter]
+    controls: Followed | None = None
+
+
+class Rounds:
+    """Turns entries of the bar stream of one partition into committed signals, round by round.
+
+    The engine's state always belongs to `position`, but for a step that is yet to be committed.
+    Whenever the committed position is another one, the engine is built anew from snapshot and
+    stream: start-up is recovery. While somebody else owns the partition, or Redis cannot serve, the
+    loop waits and tries again for ever.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        client: Client,
-        make_engine: Callable[[], Engine],
-        budget: CpuBudget,
-        status: Status,
-        metrics: Metrics,
-    ) -> None:
-        self.engine = make_engine()
-        self.position: str | None = None
-        keys = Keys.of(settings.redis)
+    def __init__(self, shared: Shared, client: Client, keys: Keys) -> None:
+        settings, metrics = shared.settings, shared.metrics
+        self.engine = shared.make_engine()
         self.feed = BarFeed(
             client, keys, settings.engine.environment, settings.ingest.future_tolerance_ms
         )
+        self.ledger = Ledger(client, keys, settings.redis.lease_ms, Holder.here())
+        self.snapshots = Snapshots(self.ledger, settings.engine, metrics)
+        self.status: PartitionStatus = shared.status.partitions[keys.partition]
+        self.ownership = Ownership(self.ledger, keys, settings.redis.standby, self.status, metrics)
+        self.keys = keys
+        self._all = shared.status
         self._settings = settings
-        self._client = client
-        self._ledger = Ledger(client, keys, uuid.uuid4().hex)
-        self._make_engine = make_engine
-        self._budget = budget
-        self._status = status
+        self._shared = shared
         self._metrics = metrics
-        self._stances: dict[tuple[str, str], Stance] = {}
+        self._recovery = Recovery(client, keys, self.feed, self.ledger, settings.engine)
+        self._signal = START  # the last one that was written
+        self._controls = Controls()
+        self._step: Step | None = None  # what the engine has taken in and the ledger has not
+        self._trimmed_at: str | None = None  # the position of which that was told last
+        self._journal = Journal()
         self._failures = 0
+        self._is_suspect = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`: the batch in hand is finished and committed, no other is begun."""
-        while not stop.is_set():
-            try:
-                await self._reload()
-                while not stop.is_set():
-                    await self._rest(stop)
-                    if entries := await self._read(stop):
-                        await self._round(entries)
-                    self._status.turns += 1
-            except Conflict as conflict:
-                self._metrics.conflicts.inc()
-                self.position = None
-                log.warning(
-                    "The commit was refused; state is rebuilt",
-                    event_name="commit_conflict",
-                    detail=str(conflict),
-                )
-            except Unreachable as error:
-                await self._back_off(error)
-
-    async def _reload(self) -> None:
-        """Claim the partition; if the state is not that of its position, rebuild it."""
         try:
-            await check_server(self._client, self._settings.redis)
+            while not stop.is_set():
+                await self._serve(stop)
+            await self._leave()
+        finally:
+            await self.snapshots.stop()
+
+    @property
+    def position(self) -> str | None:
+        """The committed position that the engine's state belongs to; None while there is none."""
+        return self.status.position
+
+    def suspect(self) -> None:
+        """Look again, before the next round, whether the partition is still ours."""
+        self._is_suspect = True
+
+    async def _serve(self, stop: asyncio.Event) -> None:
+        """Own the partition and serve it, until something has to begin anew."""
+        try:
+            await self._reload(stop)
+            while not stop.is_set() and not self._is_suspect:
+                await self._rest(stop)
+                batch = await self._read(stop)
+                if batch.bars or batch.controls:
+                    await self._round(batch)
+                await self._save_if_due()
+                self.status.turns += 1
+        except Conflict as conflict:
+            self._metrics.conflicts.inc()
+            log.warning(
+                "The commit was refused; state is rebuilt",
+                event_name="commit_conflict",
+                detail=str(conflict),
+            )
+        except OwnershipLost as lost:
+            self.ownership.lose(str(lost))
+            if self._settings.redis.standby == "refuse":
+                raise
         except Unreachable as error:
-            # What happens while the client connects comes wrapped in a ConnectionError.
-            refused = isinstance(error.__cause__ or error, AuthenticationError)
-            if refused and self.position is None:
-                raise ConfigError(
-                    f"Redis refuses the password ({str(error).lower()}); give the right one as "
-                    "the credential redis-password or as QAE_REDIS__PASSWORD"
-                ) from error
-            raise
-        position = await self._ledger.position()
-        if position != self.position:
-            await self._rebuild(position)
+            await self._back_off(error)
+
+    async def _leave(self) -> None:
+        """Save what a restart would have to learn again, and free the partition for the next."""
+        if self.position is None or self._step is not None:
+            return
+        with contextlib.suppress(Conflict, OwnershipLost, *Unreachable):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SAVE_WITHIN_S):
+                    if self.snapshots.is_needed:
+                        await self.snapshots.take(self.engine, self.position, self._signal)
+                    await self.snapshots.finish()
+            await self.ledger.release()
+
+    async def _reload(self, stop: asyncio.Event) -> None:
+        """Own the partition; if the state is not that of its position, rebuild it."""
+        self._is_suspect = False
+        await self._shared.entrance.enter()
+        if not await self._own(stop):
+            return
+        position = await self.ledger.position()
+        if position is None and self.position not in (None, START):
+            await self._lost_data()
+        elif (position or START) != self.position or self._step is not None:
+            await self._rebuild(position or START)
         self._serving()
 
-    async def _rebuild(self, position: str) -> None:
-        """A new engine, taught silently by the bars before the position."""
-        self.position = None
-        engine = self._make_engine()
-        if await self.feed.was_trimmed(position):
-            self._metrics.trimmed.inc()
-            log.error(
-                "The committed position was trimmed out of the bar stream: bars may be missing",
-                event_name="position_trimmed",
-                position=position,
-            )
-        bars = await self.feed.tail(position, self._settings.engine.replay_bars, self._latest())
-        for start in range(0, len(bars), LEARN_CHUNK):
-            engine.learn(bars[start : start + LEARN_CHUNK])
-            await asyncio.sleep(0)  # let the loop breathe between chunks
-        log.info(
-            "State rebuilt from the bar stream",
-            event_name="state_rebuilt",
+    async def _own(self, stop: asyncio.Event) -> bool:
+        """Wait until the partition is ours; False when `stop` came first."""
+        while not stop.is_set():
+            held = await self.ownership.take()
+            if held is None:
+                return True
+            self._serving()
+            self.status.turns += 1
+            await _pause(stop, min(held.left_ms / 1000, STANDBY_PART_S))
+        return False
+
+    async def _lost_data(self) -> None:
+        """Go on with what is known, when Redis has lost the state that we had written.
+
+        What it still has of the bar stream goes on where it was; an emptied one begins anew.
+        """
+        assert self.position is not None
+        position, self._controls = self.position, Controls()
+        step = (self._step or Step(position, [], []))._replace(controls=None)
+        is_emptied = await self.feed.was_trimmed(step.end)
+        self._metrics.state_lost.inc()
+        log.error(
+            "Redis has lost the state of the engine: it was emptied, or it evicts keys. Serving "
+            "goes on with what is in memory",
+            event_name="state_lost",
             position=position,
-            bars=len(bars),
         )
-        self.engine, self.position = engine, position
-        self._status.position = position
+        await self.snapshots.finish()
+        receipt = await self._commit(START, step)
+        if is_emptied:
+            await self._commit(step.end, Step(START, [], []))
+        self.status.position = START if is_emptied else step.end
+        self._signal, self._step = receipt.signal, None
+        self.snapshots.begin(None, 0)
+        await self.snapshots.take(self.engine, self.status.position, self._signal)
+
+    async def _rebuild(self, position: str) -> None:
+        """A new engine, taught silently what is known up to the position."""
+        self.status.position = None
+        await self.snapshots.finish()
+        engine = self._shared.make_engine()
+        is_trimmed = await self.feed.was_trimmed(position)
+        done = await self._recovery.run(engine, position, self._latest())
+        if is_trimmed or done.trimmed:
+            self._say_trimmed(position)
+        self._signal, self._step = await self.ledger.last_signal(), None
+        self._controls = await self.ledger.controls()
+        self.snapshots.begin(done.offset, done.bars)
+        log.info(
+            f"State restored from the snapshot at {done.offset}"
+            if done.offset
+            else "State rebuilt from the bar stream",
+            event_name="state_restored",
+            position=position,
+            snapshot=done.offset or "none",
+            bars=done.bars,
+            signals=done.signals,
+            seconds=round(done.seconds, 3),
+            state_hash=engine.state.digest(),
+        )
+        self.engine = engine
+        self.status.position = position
         self._note_newest()
+
+    def _say_trimmed(self, position: str) -> None:
+        """Raise the alarm, once for each position."""
+        if position == self._trimmed_at:
+            return
+        self._trimmed_at = position
+        self._metrics.trimmed.inc()
+        log.error(
+            "Entries after the committed position may have been trimmed from the bar stream: "
+            "bars may be missing",
+            event_name="position_trimmed",
+            position=position,
+        )
 
     def _note_newest(self) -> None:
         """Show the newest close time, once there is one."""
-        if newest := self.engine.newest_close:
-            self._status.last_close_time = newest
-            self._metrics.last_close.set(newest / 1000)
+        if newest := self.engine.state.newest_close:
+            self._all.note_newest(newest, self.keys.partition)
+            self._metrics.last_close.set((self._all.last_close_time or 0) / 1000)
 
     async def _rest(self, stop: asyncio.Event) -> None:
         """Put the next round off for as long as it could break the CPU budget; or until `stop`."""
         while not stop.is_set():
-            wait_s = self._budget.wait_s(time.monotonic(), time.process_time())
+            wait_s = self._shared.budget.wait_s(time.monotonic(), time.process_time())
             if wait_s == 0.0:
                 return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s, REST_PART_S)):
-                    await stop.wait()
+            await _pause(stop, min(wait_s, REST_PART_S))
             self._metrics.rested.inc(min(wait_s, REST_PART_S))
-            self._status.turns += 1
+            self.status.turns += 1
 
-    async def _read(self, stop: asyncio.Event) -> list[Entry]:
+    async def _read(self, stop: asyncio.Event) -> Batch:
         """The next batch; nothing when `stop` comes first."""
         assert self.position is not None
-        redis, batch = self._settings.redis, self._settings.ingest.batch
-        read = asyncio.ensure_future(self.feed.read(self.position, batch, redis.block_ms))
+        count, block_ms = self._settings.ingest.batch, self._settings.redis.block_ms
+        read = asyncio.ensure_future(
+            self.feed.wait(self.position, self._controls.position, count, block_ms)
+        )
         stopped = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({read, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            return read.result() if read.done() else []
+            return read.result() if read.done() else Batch([], [])
         finally:
             await end([read, stopped])
 
-    async def _round(self, entries: Sequence[Entry]) -> None:
-        watch = Stopwatch(self._metrics)
-        now_ms = time.time_ns() // 1_000_000
-        with watch("decode"):
-            bars, accepted, dead = self.feed.decode(entries, self._latest())
-        is_wall = self._settings.engine.clock == "wall"
-        done = await self.engine.process(bars, now_ms if is_wall else None, watch)
-        dead += [DeadLetter(refused, *accepted[i]) for i, refused in done.refused]
-        signals = [msgspec.structs.replace(s, latency_us=watch.us) for s in done.signals]
-        with watch("commit"):
-            await self._commit(entries[-1][0].decode(), signals, dead)
-        self._budget.took(watch.seconds())
-        self._metrics.update(done, dead, watch.seconds())
-        self._status.update(done, len(dead))
-        self._note_newest()
-        self._tell(signals, dead)
-
-    async def _commit(
-        self, end: str, signals: Sequence[Signal], dead: Sequence[DeadLetter]
-    ) -> None:
-        """Commit the round, as often as it takes to get an answer."""
+    async def _round(self, batch: Batch) -> None:
         assert self.position is not None
+        watch = Stopwatch(self._metrics)
+        end = batch.bars[-1][0].decode() if batch.bars else self.position
+        self._step = Step(end, [], [])  # from here on the engine is ahead of the ledger
+        saved = self.snapshots.offset or START
+        controls, dead = obey(self.engine, batch.controls, self._controls, self.position, saved)
+        with watch("decode"):
+            bars, accepted, refused = self.feed.decode(batch.bars, self._latest())
+        done = await self.engine.process(bars, self._now(batch.bars), watch)
+        dead += [*refused, *(DeadLetter(why, *accepted[i]) for i, why in done.refused)]
+        signals = [msgspec.structs.replace(s, latency_us=watch.us) for s in done.signals]
+        self._step = Step(end, signals, dead, Followed(self._controls.position, controls))
+        with watch("commit"):
+            receipt = await self._commit(self.position, self._step)
+        if receipt.trimmed:
+            self._say_trimmed(self.position)
+        self._signal, self._controls, self._step = receipt.signal, controls, None
+        self.status.position = end
+        self._shared.budget.took(watch.seconds())
+        self._metrics.update(done, dead, watch.seconds())
+        self._all.update(done, len(dead), self.keys.partition)
+        self._note_newest()
+        self._journal.tell(signals, dead)
+        self.snapshots.bars += len(bars)
+
+    def _now(self, entries: Sequence[Entry]) -> Now:
+        """By what bars are judged; under lag only the newest ones are asked about."""
+        if self._settings.engine.clock == "bars" or not entries:
+            return Now()
+        now_ms = time.time_ns() // 1_000_000
+        made_at = time_ms(entries[0][0].decode())
+        return Now(now_ms, lags=now_ms - made_at > self._settings.ingest.lagging_ms)
+
+    async def _save_if_due(self) -> None:
+        if self.snapshots.is_due(len(self.engine.state.names())):
+            assert self.position is not None
+            await self.snapshots.take(self.engine, self.position, self._signal)
+
+    async def _commit(self, start: str, step: Step) -> Receipt:
+        """Commit, as often as it takes to get an answer."""
         while True:
             try:
-                await self._ledger.commit(self.position, end, signals, dead)
-                break
+                receipt = await self.ledger.commit(start, *step)
             except Unreachable as error:
                 await self._back_off(error)
-        self.position = self._status.position = end
-        self._serving()
+            else:
+                self._serving()
+                return receipt
 
     def _serving(self) -> None:
         """Say that Redis serves, if it did not."""
-        if self._status.redis_error is not None:
+        if self.status.redis_error is not None:
             log.info("Redis serves", event_name="redis_up", position=self.position)
-        self._status.redis_error = None
-        self._metrics.ready.set(1)
+        self.status.redis_error = None
+        self._metrics.ready.set(self._all.ready)
         self._failures = 0
 
     async def _back_off(self, error: BaseException) -> None:
         """Say that Redis cannot serve, and wait a little longer than last time."""
         self._failures += 1
-        self._status.turns += 1
-        self._metrics.redis_failures.inc()
-        self._metrics.ready.set(0)
-        if self._status.redis_error is None or self._failures == 1:
+        self.status.turns += 1
+        self._metrics.redis_failures.labels(kind_of(error)).inc()
+        if self.status.redis_error is None or self._failures == 1:
             log.warning(
                 "Redis cannot serve; trying again",
                 event_name="redis_down",
+                kind=kind_of(error),
                 detail=str(error) or type(error).__name__,
             )
-        self._status.redis_error = str(error) or type(error).__name__
+        self.status.redis_error = str(error) or type(error).__name__
+        self._metrics.ready.set(0)
         await asyncio.sleep(backoff(self._settings.redis).compute(self._failures))
 
     def _latest(self) -> int:
         """The last close time that can have happened: a bar is never from the future."""
         return time.time_ns() // 1_000_000 + self._settings.ingest.future_tolerance_ms
 
-    def _tell(self, signals: Sequence[Signal], dead: Sequence[DeadLetter]) -> None:
-        """Log what a person acts on: changed stances, and that entries were refused."""
-        for signal in signals:
-            series = (signal.symbol, signal.interval)
-            if self._stances.get(series, Stance.FLAT) is not signal.stance:
-                log.info(
-                    f"{signal.symbol} is now {signal.stance}",
-                    event_name="stance_changed",
-                    symbol=signal.symbol,
-                    interval=signal.interval,
-                    stance=signal.stance.value,
-                    probability=round(signal.probability, 4),
-                    target=round(signal.target, 4),
-                    signal_id=signal.id,
-                )
-            self._stances[series] = signal.stance
-        if dead:
-            log.warning(
-                f"{len(dead)} entries of the bar stream were refused",
-                event_name="refused",
-                count=len(dead),
-                reason=dead[0].refused.reason.value,
-                detail=cut_text(dead[0].refused.detail),
-            )
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait so long, or until `stop`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()

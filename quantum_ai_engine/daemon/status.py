@@ -5,7 +5,7 @@ configured.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from quantum_ai_engine.engine import Round
 from quantum_ai_engine.events import FAILURES, Abstained, Abstention
 
 OVERDUE_INTERVALS = 2.5
+STALE_NAMED = 20  # of the stale series, in a heartbeat
 
 
 @dataclass(slots=True)
@@ -33,62 +34,28 @@ class AgentStatus:
         return "warming_up" if self.reason is Abstained.WARMING_UP else self.reason.value
 
 
-@dataclass(slots=True)
-class Status:
+@dataclass(slots=True, kw_only=True)
+class Work:
     """Counts and moments of completed work.
 
     `expired` says that the last bars came too late for a signal; `worked_at` is when they were
     dealt with, by the monotonic clock, and `patience_s` after how long the next one is overdue.
     """
 
-    agents: dict[str, AgentStatus]
-    started_at: float = field(default_factory=time.time)
-    turns: int = 0
     processed: int = 0
     refused: int = 0
     duplicates: int = 0
     signals: int = 0
     last_close_time: int | None = None
     effective_votes: float | None = None
-    position: str | None = None
-    lag_ms: int = 0
-    loop_lag_s: float = 0.0
-    redis_error: str | None = "not connected yet"
-    stopping: bool = False
     expired: bool = False
     worked_at: float | None = None
     patience_s: float = 0.0
-
-    @classmethod
-    def of(cls, agents: Sequence[Agent]) -> "Status":
-        return cls(
-            {
-                agent.name: AgentStatus(
-                    reason=Abstained.UNAVAILABLE if agent.unavailable else None,
-                    unavailable=agent.unavailable,
-                )
-                for agent in agents
-            }
-        )
 
     @property
     def seen(self) -> int:
         """Entries that have been dealt with, one way or another."""
         return self.processed + self.duplicates + self.refused
-
-    @property
-    def ready(self) -> bool:
-        return self.redis_error is None and not self.stopping
-
-    def state(self) -> str:
-        """One word: stopping, degraded, warming_up, idle or ok."""
-        if self.stopping:
-            return "stopping"
-        if self.redis_error is not None or self._all_failed():
-            return "degraded"
-        if not self.effective_votes:
-            return "warming_up"
-        return "idle" if self.overdue_s() > 0.0 or self.expired else "ok"
 
     def overdue_s(self) -> float:
         """For how long the next bar has been overdue; 0 when it is not."""
@@ -96,21 +63,13 @@ class Status:
             return 0.0
         return max(0.0, time.monotonic() - self.worked_at - self.patience_s)
 
-    def reason(self) -> str | None:
-        """Why the state is not ok, in a sentence."""
-        state = self.state()
-        if state == "degraded" and self.redis_error is not None:
-            return f"Redis cannot serve: {self.redis_error}"
-        if state in ("idle", "warming_up") and self.expired:
-            return "bars come too late to be valid (recorded bars need engine.clock = bars)"
-        return {
-            "stopping": "the daemon is stopping",
-            "degraded": "no agent gives a prediction",
-            "idle": f"no bar has come for {self.overdue_s() + self.patience_s:.0f} s",
-            "warming_up": "no bar has had a forecast yet: series need their burn-in first",
-        }.get(state)
+    def word(self) -> str:
+        """How it goes where nothing is wrong: warming_up, idle or ok."""
+        if not self.effective_votes:
+            return "warming_up"
+        return "idle" if self.overdue_s() > 0.0 or self.expired else "ok"
 
-    def update(self, done: Round, refused: int) -> None:
+    def add(self, done: Round, refused: int) -> None:
         """Take note of a committed round."""
         self.processed += done.processed
         self.duplicates += done.duplicates
@@ -120,6 +79,114 @@ class Status:
             self.worked_at = time.monotonic()
             self.patience_s = OVERDUE_INTERVALS * done.longest_interval_ms / 1000
             self.expired = not done.signals and done.silent["expired"] > 0
+        if done.signals:
+            self.effective_votes = done.signals[-1].effective_votes
+        elif any(abstention.reason in FAILURES for abstention in done.unheard):
+            self.effective_votes = 0.0
+
+
+@dataclass(slots=True)
+class PartitionStatus(Work):
+    """Where one partition stands, and the work done for it.
+
+    `position` is None while there is no state that belongs to one. `turns` counts the turns of its
+    loop, `held_by` names who owns it while we wait, `stale` the series whose bars have stopped.
+    """
+
+    partition: int = 0
+    position: str | None = None
+    turns: int = 0
+    lag_ms: int = 0
+    lag_bars: int = 0
+    redis_error: str | None = "not connected yet"
+    held_by: str | None = None
+    stale: tuple[str, ...] = ()
+
+    def hindrance(self) -> str | None:
+        """Why it is not served, in a sentence; None when it is."""
+        if self.redis_error is not None:
+            return f"Redis cannot serve: {self.redis_error}"
+        if self.held_by is not None:
+            return f"partition {self.partition} is owned by {self.held_by}"
+        return f"the state of partition {self.partition} is rebuilt" if not self.position else None
+
+
+@dataclass(slots=True)
+class Status(Work):
+    """The work done for all partitions, and where each of them and each agent stands."""
+
+    agents: dict[str, AgentStatus]
+    partitions: dict[int, PartitionStatus]
+    started_at: float = field(default_factory=time.time)
+    loop_lag_s: float = 0.0
+    stopping: bool = False
+
+    @classmethod
+    def of(cls, agents: Sequence[Agent], partitions: Iterable[int] = (0,)) -> "Status":
+        named = {
+            agent.name: AgentStatus(
+                reason=Abstained.UNAVAILABLE if agent.unavailable else None,
+                unavailable=agent.unavailable,
+            )
+            for agent in agents
+        }
+        return cls(named, {p: PartitionStatus(partition=p) for p in partitions})
+
+    @property
+    def turns(self) -> int:
+        """How often the loop that has turned the least has turned."""
+        return min(one.turns for one in self.partitions.values())
+
+    @property
+    def lag_ms(self) -> int:
+        """How far the partition that is furthest behind is behind."""
+        return max(one.lag_ms for one in self.partitions.values())
+
+    @property
+    def lag_bars(self) -> int:
+        """How many entries all partitions have yet to read."""
+        return sum(one.lag_bars for one in self.partitions.values())
+
+    @property
+    def stale(self) -> list[str]:
+        """The series of all partitions whose bars have stopped."""
+        return [series for one in self.partitions.values() for series in one.stale]
+
+    @property
+    def ready(self) -> bool:
+        """Whether all partitions are served."""
+        return not self.stopping and self._hindered() is None
+
+    def state(self) -> str:
+        """One word: stopping, degraded, standby, warming_up, idle or ok."""
+        hindered = self._hindered()
+        if self.stopping:
+            return "stopping"
+        if (hindered and hindered.redis_error is not None) or self._all_failed():
+            return "degraded"
+        if hindered:
+            return "standby" if hindered.held_by else "warming_up"
+        return self.word()
+
+    def reason(self) -> str | None:
+        """Why the state is not ok, in a sentence."""
+        state, hindered = self.state(), self._hindered()
+        if state == "stopping":
+            return "the daemon is stopping"
+        if hindered and (hindered.redis_error is not None or state != "degraded"):
+            return hindered.hindrance()
+        if state in ("idle", "warming_up") and self.expired:
+            return "bars come too late to be valid (recorded bars need engine.clock = bars)"
+        return {
+            "degraded": "no agent gives a prediction",
+            "idle": f"no bar has come for {self.overdue_s() + self.patience_s:.0f} s",
+            "warming_up": "no bar has had a forecast yet: series need their burn-in first",
+        }.get(state)
+
+    def update(self, done: Round, refused: int, partition: int = 0) -> None:
+        """Take note of a committed round of a partition."""
+        self.add(done, refused)
+        self.partitions[partition].add(done, refused)
         for abstention in done.unheard:
             self._abstained(abstention)
         for signal in done.signals:
@@ -130,10 +197,11 @@ class Status:
                 agent.reason = None
             for abstention in signal.abstained:
                 self._abstained(abstention)
-        if done.signals:
-            self.effective_votes = done.signals[-1].effective_votes
-        elif any(abstention.reason in FAILURES for abstention in done.unheard):
-            self.effective_votes = 0.0
+
+    def note_newest(self, close_time: int, partition: int) -> None:
+        """Take note of the newest close time of a partition."""
+        for work in (self, self.partitions[partition]):
+            work.last_close_time = max(close_time, work.last_close_time or 0)
 
     def _abstained(self, abstention: Abstention) -> None:
         """Count it; bars that an agent is not made for say nothing about the agent."""
@@ -142,16 +210,29 @@ class Status:
         if abstention.reason is not Abstained.OTHER_INTERVAL:
             agent.reason = abstention.reason
 
-    def heartbeat(self) -> dict[str, Any]:
-        """The fields of the heartbeat."""
+    def _hindered(self) -> PartitionStatus | None:
+        """The partition that is not served; of several first one that Redis cannot serve."""
+        hindered = [one for one in self.partitions.values() if one.hindrance() is not None]
+        return min(
+            hindered, key=lambda one: (one.redis_error is None, one.held_by is None), default=None
+        )
+
+    def heartbeat(self, partition: int = 0) -> dict[str, Any]:
+        """The fields of the heartbeat of a partition that is served."""
+        one = self.partitions[partition]
+        word = "degraded" if self._all_failed() else one.word()
         return {
-            "state": self.state(),
-            "last_bar_close_time": self.last_close_time,
-            "bars": self.processed,
-            "signals": self.signals,
-            "effective_votes": self.effective_votes,
-            "lag_ms": self.lag_ms,
+            "state": "stopping" if self.stopping else word,
+            "partition": partition,
+            "last_bar_close_time": one.last_close_time,
+            "bars": one.processed,
+            "signals": one.signals,
+            "effective_votes": one.effective_votes,
+            "lag_ms": one.lag_ms,
+            "lag_bars": one.lag_bars,
             "loop_lag_ms": round(self.loop_lag_s * 1000, 3),
+            "stale": len(one.stale),
+            "stale_series": one.stale[:STALE_NAMED],
         }
 
     def health(self) -> dict[str, Any]:
@@ -171,6 +252,8 @@ class Status:
             },
             "signals": self.signals,
             "lag_ms": self.lag_ms,
+            "lag_bars": self.lag_bars,
+            "stale_series": self.stale,
             "loop_lag_ms": round(self.loop_lag_s * 1000, 3),
             "uptime_s": round(time.time() - self.started_at, 3),
         }

@@ -77,6 +77,15 @@ _GK, _RS, _CV, _AM, _UP_SQUARE, _DOWN_SQUARE, _UPS, _TRADED = range(LANES)
 _TP, _DV, _SIZE, _INFLOW, _OUTFLOW, _RANGE, _LATE_RANGE = range(LANES, 15)
 STATE_WIDTH = _NEAR_ROWS + 4 * NEAR * LANES
 
+_RING_LENGTHS = [*[RING] * 3, RING * LANES, 2 * NEAR * LANES]
+_FIRST_HALVES = [
+    np.arange(start, start + length)
+    for start, length in zip([_R, _H, _L, _FAR_ROWS, _NEAR_ROWS], _RING_LENGTHS, strict=True)
+]
+_ONCE = np.concatenate([np.arange(_R), *_FIRST_HALVES])
+_AGAIN = np.concatenate([half + len(half) for half in _FIRST_HALVES])
+PACKED_WIDTH = len(_ONCE)
+
 # The bar's own logarithms, first those of the six columns after `overnight_gap`, in their order.
 _LOG_R, _LOG_DV, _LOG_HL, _LOG_CO, _LOG_HC, _LOG_LC, _LOG_V, _LOG_HO, _LOG_LO = range(9)
 _LOG_OVERNIGHT = 9
@@ -1216,9 +1225,24 @@ def matrix(bars: NDArray[np.float64], asked: int = EVERYTHING) -> NDArray[np.flo
     return out
 
 
-def bars_seen(states: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many bars each state row [series, STATE_WIDTH] has seen."""
-    return states[:, _BARS].astype(np.int64)
+def bars_seen(
+    states: NDArray[np.float64], series: NDArray[np.int64] | slice = slice(None)
+) -> NDArray[np.int64]:
+    """How many bars these of the state rows [series, STATE_WIDTH], or all, have seen."""
+    return states[series, _BARS].astype(np.int64)
+
+
+def packed(states: NDArray[np.float64]) -> NDArray[np.float64]:
+    """State rows [series, PACKED_WIDTH] without the second copy of what their rings hold."""
+    return states[:, _ONCE]
+
+
+def unpacked(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The state rows [series, STATE_WIDTH] that were `packed`."""
+    states = np.empty((len(rows), STATE_WIDTH))
+    states[:, _ONCE] = rows
+    states[:, _AGAIN] = rows[:, _R:]
+    return states
 
 
 def settled(states: NDArray[np.float64]) -> NDArray[np.bool_]:

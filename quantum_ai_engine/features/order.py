@@ -1,12 +1,15 @@
-"""The order of bars: which are new, which were seen, which come too late, and where holes are."""
+"""The order of bars: what a bar is to the recent ones of its series, and what is missing."""
 
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quantum_ai_engine.events import Bar
+from quantum_ai_engine.features.store import FILLED
 
-MEMORY = 64  # recent bars per series by which a repeat is told from a revision
+_OPEN_TIME = 5  # the column of a recent bar
 
 
 class Arrival(StrEnum):
@@ -18,49 +21,38 @@ class Arrival(StrEnum):
     REVISION = "revision"
 
 
-class Sequencer:
-    """Sorts bars by what they are to their series: new, duplicate, late or a revision.
+class Place(NamedTuple):
+    """What a bar is to its series, and where it belongs among the recent bars.
 
-    A series remembers its last open time and, for `MEMORY` intervals back, which bars it has seen
-    and a digest of their values. A bar that is not after the newest and was never seen is late.
-
-    >>> order = Sequencer()
-    >>> bar = Bar("BTCUSDT", "1m", 60_000, 1.0, 1.0, 1.0, 1.0, 1.0)
-    >>> order.update(0, bar), order.update(0, bar)
-    (<Arrival.NEW: 'new'>, <Arrival.DUPLICATE: 'duplicate'>)
+    `at` is the bar whose place it takes, if `takes_place`, or before which it belongs.
     """
 
-    def __init__(self, capacity: int = 16) -> None:
-        self.gaps = 0
-        self._last_open = np.full(capacity, -1, dtype=np.int64)
-        self._times = np.full((capacity, MEMORY), -1, dtype=np.int64)
-        self._digests = np.zeros((capacity, MEMORY), dtype=np.int64)
+    arrival: Arrival
+    at: int
+    takes_place: bool
 
-    def reserve(self, series: int) -> None:
-        """Make room for `series` series, keeping what is there."""
-        while len(self._last_open) < series:
-            self._last_open = np.concatenate([self._last_open, np.full_like(self._last_open, -1)])
-            self._times = np.concatenate([self._times, np.full_like(self._times, -1)])
-            self._digests = np.concatenate([self._digests, np.zeros_like(self._digests)])
 
-    def update(self, series: int, bar: Bar) -> Arrival:
-        """Take note of a bar and say what it is; a hole before it adds one to `gaps`."""
-        last = int(self._last_open[series])
-        slot = bar.open_time // bar.interval_ms % MEMORY
-        digest = hash((bar.open, bar.high, bar.low, bar.close, bar.volume))
-        if bar.open_time <= last:
-            if self._times[series, slot] != bar.open_time:
-                return Arrival.LATE
-            same = int(self._digests[series, slot]) == digest
-            return Arrival.DUPLICATE if same else Arrival.REVISION
-        if last >= 0 and bar.open_time != last + bar.interval_ms:
-            self.gaps += 1
-        self._last_open[series] = bar.open_time
-        self._times[series, slot] = bar.open_time
-        self._digests[series, slot] = digest
-        return Arrival.NEW
+def place_of(recent: NDArray[np.float64], bar: Bar) -> Place:
+    """The place of a bar among recent ones [m, RECENT_WIDTH], oldest first.
 
-    def last_close(self, series: int, interval_ms: int) -> int | None:
-        """The close time of the newest bar of a series, or None before the first."""
-        last = int(self._last_open[series])
-        return None if last < 0 else last + interval_ms
+    A bar that was filled in has not come yet: the one that does is late, not a revision.
+    """
+    at = int(np.searchsorted(recent[:, _OPEN_TIME], bar.open_time))
+    if at == len(recent):
+        return Place(Arrival.NEW, at, takes_place=False)
+    if recent[at, _OPEN_TIME] != bar.open_time:
+        return Place(Arrival.LATE, at, takes_place=False)
+    if recent[at, FILLED]:
+        return Place(Arrival.LATE, at, takes_place=True)
+    same = tuple(recent[at, :5].tolist()) == bar.ohlcv
+    return Place(Arrival.DUPLICATE if same else Arrival.REVISION, at, takes_place=True)
+
+
+def whole_runs(holes: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many bars in a row there are up to each [n], given before which some are missing.
+
+    >>> whole_runs(np.array([False, False, True, False])).tolist()
+    [1, 2, 1, 2]
+    """
+    at = np.arange(len(holes))
+    return at - np.maximum.accumulate(np.where(holes, at, 0)) + 1

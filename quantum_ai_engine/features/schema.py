@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ class SchemaError(ValueError):
     """A feature set or column that the kernel does not have, or not as promised."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FeatureSet:
     """An ordered list of columns and the number of rows that its agents read at once.
 
@@ -57,7 +58,7 @@ class FeatureSet:
         """The bits by which the kernel is asked for these columns; of two sets, a | b."""
         return asked(self.indices.tolist())
 
-    @property
+    @cached_property
     def ready_at(self) -> int:
         """The bar, counted from 1, whose row is the first with every column whole."""
         return max(column.ready_at for column in self.kernel_columns())

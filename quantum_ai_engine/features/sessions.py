@@ -30,12 +30,18 @@ class Calendar:
     """
 
     def __init__(self, venue: Venue) -> None:
+        # Round the clock without a venue: there is no session between bars, only missing ones.
+        self._is_continuous = venue == Venue()
         self._zone = ZoneInfo(venue.zone)
-        self._opens, self._closes = venue.minutes()
+        self._opens, closes = venue.minutes()
+        self._closes = closes if closes > self._opens else closes + 1440
+        # A session that runs overnight is of the day on which most of it lies.
+        self._days_ahead = (self._opens + self._closes) // 2 // 1440
         self._first = date.max  # the date of the first row of the tables
         self._openings: list[int] = []
         self._ends: list[int] = []
         self._midnights: list[int] = []
+        self._tables: tuple[NDArray[np.int64], ...] = ()  # the same three, for many bars at once
 
     def of(self, open_time: int) -> tuple[int, int, int]:
         """Opening and close (ms) of the session of a bar, and the local weekday, Monday 0."""
@@ -53,15 +59,75 @@ class Calendar:
         if not len(open_time):
             return rows
         self._cover(int(open_time.min()), int(open_time.max()))
-        session = np.searchsorted(self._openings, open_time, side="right") - 1
-        day = np.searchsorted(self._midnights, open_time, side="right") - 1
+        openings, ends, midnights = self._tables
+        session = np.searchsorted(openings, open_time, side="right") - 1
+        day = np.searchsorted(midnights, open_time, side="right") - 1
         rows[:, :5] = ohlcv
         rows[:, 5] = open_time
         rows[:, 6] = interval_ms
-        rows[:, 7] = np.asarray(self._openings)[session]
-        rows[:, 8] = np.asarray(self._ends)[session]
+        rows[:, 7] = openings[session]
+        rows[:, 8] = ends[session]
         rows[:, 9] = (self._first.weekday() + day) % 7
         return rows
+
+    def missing(self, close_time: int, open_time: int, interval_ms: int) -> int:
+        """How many bars are missing between a bar's close and the next one's opening.
+
+        What lies outside of sessions is not missing. Nor are whole sessions: no calendar here knows
+        the holidays, and a feed that stops in a session shows its hole at that session's end.
+
+        >>> calendar, hour = Calendar(Venue("America/New_York", "09:30", "16:00")), 3_600_000
+        >>> four_pm = 1_704_465_000_000 + 13 * hour // 2
+        >>> calendar.missing(four_pm, four_pm + 65 * hour + hour // 2, hour // 2)  # to Monday 09:30
+        0
+        >>> calendar.missing(four_pm - hour, four_pm + 66 * hour, hour // 2)
+        3
+        """
+        return sum(map(len, self.missed(close_time, open_time, interval_ms)))
+
+    def missed(self, close_time: int, open_time: int, interval_ms: int) -> tuple[range, ...]:
+        """When the missing bars open, in order: before the end of a session, and after a start."""
+        if open_time == close_time:
+            return ()
+        if self._is_continuous:
+            return (range(close_time, open_time, interval_ms),)
+        opens, closes, _ = self.of(close_time - interval_ms)
+        opened, ends, _ = self.of(open_time)
+        before = max(0, min(open_time, closes) - close_time) // interval_ms
+        is_begun = opened != opens and open_time < ends
+        after = (open_time - opened) // interval_ms if is_begun else 0
+        return (
+            range(close_time, close_time + before * interval_ms, interval_ms),
+            range(open_time - after * interval_ms, open_time, interval_ms),
+        )
+
+    def next_open(self, close_time: int) -> int:
+        """When the bar after a close opens: at once, or with the next session of a weekday.
+
+        >>> calendar, friday = Calendar(Venue("Asia/Tokyo", "09:00", "15:00")), 1_704_434_400_000
+        >>> (calendar.next_open(friday) - friday) / 3_600_000  # until Monday at nine
+        66.0
+        """
+        if self._is_continuous:
+            return close_time
+        self._cover(close_time, close_time + 7 * 86_400_000)
+        session = bisect_right(self._openings, close_time - 1) - 1
+        if close_time < self._ends[session]:
+            return close_time
+        weekday = (self._first.weekday() + session + self._days_ahead) % 7
+        days = (1, 1, 1, 1, 3, 2, 1)[weekday]
+        return self._openings[session + days]
+
+    def holes(self, open_time: NDArray[np.int64], interval_ms: int) -> NDArray[np.bool_]:
+        """Before which of the bars that open at these times [n], in order, bars are missing.
+
+        What is before the first is not known, and counts as nothing.
+        """
+        holes = np.zeros(len(open_time), dtype=np.bool_)
+        for i in np.flatnonzero(np.diff(open_time) != interval_ms) + 1:
+            close_time = int(open_time[i - 1]) + interval_ms
+            holes[i] = self.missing(close_time, int(open_time[i]), interval_ms) > 0
+        return holes
 
     def _cover(self, first_ms: int, last_ms: int) -> None:
         """Extend the tables so that they hold both moments."""
@@ -76,13 +142,13 @@ class Calendar:
             first = min(first, self._first)
             last = max(last, self._first + len(self._openings) * _DAY)
         days = [first + i * _DAY for i in range((last - first).days + 1)]
-        overnight = 1440 if self._closes <= self._opens else 0
         openings = [self._moment(day, self._opens) for day in days]
-        ends = [self._moment(day, self._closes + overnight) for day in days]
+        ends = [self._moment(day, self._closes) for day in days]
         midnights = [self._moment(day, 0) for day in days]
         # All at once: a table that is half extended would be wrong for every later bar.
         self._first = first
         self._openings, self._ends, self._midnights = openings, ends, midnights
+        self._tables = tuple(np.array(table) for table in (openings, ends, midnights))
 
     def _moment(self, day: date, minute: int) -> int:
         """A local time, `minute` minutes after midnight by the wall clock, in ms since 1970."""
@@ -92,12 +158,16 @@ class Calendar:
 
 
 class Calendars:
-    """The calendars of all symbols: their venue's, or that of a day of 24 hours UTC."""
+    """The calendars of all symbols: their venue's, or that of a day of 24 hours UTC.
+
+    `lines` says which symbol is where, in one way only.
+    """
 
     def __init__(self, venues: Mapping[str, Venue]) -> None:
         self._by_venue = {venue: Calendar(venue) for venue in {*venues.values(), Venue()}}
         self._by_symbol = {symbol: self._by_venue[venue] for symbol, venue in venues.items()}
         self._default = self._by_venue[Venue()]
+        self.lines = tuple(f"{symbol} {venues[symbol].line()}" for symbol in sorted(venues))
 
     def of(self, symbol: str) -> Calendar:
         """The calendar of a symbol."""

@@ -1,13 +1,12 @@
 """The feature state of every series, and the recent rows that agents and readers look back on."""
 
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from hashlib import blake2b
 from operator import or_
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -18,20 +17,35 @@ from quantum_ai_engine.features.schema import KERNEL_HASH, SETS, FeatureSet
 
 LOOKBACK = max(feature_set.window for feature_set in SETS.values())
 DEPTH = 64  # bars of one series that may be stepped before the windows of the first are read
-SNAPSHOT_MAGIC, SNAPSHOT_VERSION = b"qae-features", 2
-_BAR_COLUMNS = np.arange(len(kernel.FIELDS), dtype=np.int64)
+# A checkpoint is at least so many bars back: they fill every ring again.
+KEPT = LOOKBACK + DEPTH
+RECENT_WIDTH, FILLED = kernel.BAR_WIDTH + 1, kernel.BAR_WIDTH
+SNAPSHOT_VERSION = 3
+# Of bars: those kept, those until the checkpoint moves, those of a burst, one that comes late.
+_ROOM = KEPT + 2 * DEPTH + 1
+_SAVED = [0, 1, 2, 3, 4, 5, FILLED]  # of a recent bar: prices, volume, when it opened, if filled
+_LAYOUT = f"{sys.byteorder} {LOOKBACK} {DEPTH} {len(_SAVED)} {kernel.PACKED_WIDTH}"
+_RESTORED_AT_ONCE = 10_000  # bars
+
+RowsOf: TypeAlias = Callable[[int, NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]]
+_Number = TypeVar("_Number", np.float64, np.int64)
 
 
 class SnapshotError(ValueError):
     """Bytes that are not a snapshot of this kernel and layout, or not any more."""
 
 
-class _Header(msgspec.Struct, frozen=True, array_like=True):
-    """What a snapshot is of."""
+class SavedSeries(msgspec.Struct, frozen=True, array_like=True):
+    """The state of some series, with what decides the meaning of its bytes.
 
+    `held` says how many recent bars each has.
+    """
+
+    version: int
     kernel: str
     layout: str
-    series: int
+    held: tuple[int, ...]
+    body: bytes
 
 
 class Rows(NamedTuple):
@@ -43,6 +57,11 @@ class Rows(NamedTuple):
 
     values: NDArray[np.float64]
     counts: NDArray[np.int64]
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """One after the other."""
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -92,14 +111,19 @@ class Windows:
 class FeatureStore:
     """Feature state for many series, addressed by a small integer, growing by doubling.
 
-    Every series has one state row, one ring of its recent bars, and one ring of rows for all
-    feature sets of the same columns. Memory is fixed per series, however long it runs.
+    Every series has one state row, one ring of rows for all feature sets of the same columns, and
+    a checkpoint: its state some bars ago, with the bars since. From these two everything else
+    follows, bit for bit, so they are what a snapshot holds and where a series goes on from when a
+    bar comes late. Memory is fixed per series, however long it runs.
     """
 
     def __init__(self, sets: tuple[FeatureSet, ...], capacity: int = 16) -> None:
         self.sets = {s.name: s for s in sets}
+        self._columns = {s.name: s.hash for s in sets}
         self._states = kernel.new_states(capacity)
-        self._bars = _new_rings(capacity, LOOKBACK, len(kernel.FIELDS))
+        self._checkpoints = kernel.new_states(capacity)
+        self._base = np.zeros(capacity, dtype=np.int64)  # bars seen at the checkpoint
+        self._recent = np.zeros((capacity, _ROOM, RECENT_WIDTH))
         self._rings = {
             s.hash: _new_rings(capacity, _rows_held(s.hash, sets), len(s.columns)) for s in sets
         }
@@ -110,35 +134,56 @@ class FeatureStore:
         """Make room for `series` series, keeping what is there."""
         while len(self._states) < series:
             self._states = _doubled(self._states)
-            self._bars = _doubled(self._bars)
-            self._rings = {name: _doubled(ring) for name, ring in self._rings.items()}
+            self._checkpoints = _doubled(self._checkpoints)
+            self._base = _doubled(self._base)
+            self._recent = _doubled(self._recent)
+            self._rings = {name: _doubled(ring, np.nan) for name, ring in self._rings.items()}
 
-    def step(self, series: NDArray[np.int64], bars: NDArray[np.float64]) -> Rows:
+    def step(
+        self,
+        series: NDArray[np.int64],
+        bars: NDArray[np.float64],
+        filled: NDArray[np.bool_] | None = None,
+    ) -> Rows:
         """Advance `series[i]` by bar i of `bars` [n, BAR_WIDTH], in order.
 
-        A series may come repeatedly.
+        A series may come repeatedly. `filled` marks bars that stand for missing ones.
         """
         n = len(bars)
-        values = np.full((n, kernel.COLUMN_COUNT), np.nan)
-        counts = np.empty(n, dtype=np.int64)
-        kernel.burst(self._states, series, bars, values, counts, self._asked)
-        kernel.push(self._bars, series, counts, bars, _BAR_COLUMNS)
-        for columns, rings in self._rings.items():
-            kernel.push(rings, series, counts, values, self._indices[columns])
-        return Rows(values, counts)
+        marks = np.zeros(n) if filled is None else filled.astype(np.float64)
+        if n > DEPTH and np.bincount(series).max() > DEPTH:
+            parts = [slice(i, i + DEPTH) for i in range(0, n, DEPTH)]
+            return Rows.joined([self._step(series[p], bars[p], marks[p]) for p in parts])
+        return self._step(series, bars, marks)
+
+    def rewrite(self, series: int, recent: NDArray[np.float64]) -> Rows:
+        """Let other bars have come since the checkpoint: [m, RECENT_WIDTH], as `recent` has them.
+
+        They may be more than there were, never fewer. Rows of all of them come back.
+        """
+        self._states[series] = self._checkpoints[series]
+        bars = np.ascontiguousarray(recent[:, : kernel.BAR_WIDTH])
+        return self.step(np.full(len(bars), series), bars, recent[:, FILLED] == 1.0)
+
+    def recent(self, series: int) -> NDArray[np.float64]:
+        """The bars since the checkpoint [m, RECENT_WIDTH], oldest first: a view.
+
+        `KEPT` or more, or all there were. A row is the bar as the kernel reads it, and whether it
+        was filled.
+        """
+        return self._recent[series, : self.count(series) - self._base[series]]
 
     def windows(self, name: str, series: NDArray[np.int64], counts: NDArray[np.int64]) -> Windows:
         """The windows of a set that end with bar `counts[i]` of `series[i]`; views, not copies.
 
         They stay what they are until their series have seen `DEPTH` more bars than that.
         """
-        s = self.sets[name]
-        rings = self._rings[s.hash]
+        window, rings = self.sets[name].window, self._rings[self._columns[name]]
         length = rings.shape[1] // 2
-        seen = kernel.bars_seen(self._states[series])
-        if not ((counts <= seen) & (seen - counts <= length - s.window)).all():
+        seen = kernel.bars_seen(self._states, series)
+        if not ((counts <= seen) & (seen - counts <= length - window)).all():
             raise ValueError(f"a window of {name} has been overwritten: read windows sooner")
-        return Windows(rings, series, (counts - 1) % length + length + 1, s.window)
+        return Windows(rings, series, (counts - 1) % length + length + 1, window)
 
     def count(self, series: int) -> int:
         """Bars seen by a series."""
@@ -150,69 +195,116 @@ class FeatureStore:
 
     def recent_bars(self, series: int, length: int) -> NDArray[np.float64]:
         """The newest `length` bars [length, 5], oldest first (at most `LOOKBACK`)."""
-        return self._latest(self._bars, series, length)
+        recent = self.recent(series)
+        return recent[max(0, len(recent) - min(length, LOOKBACK)) :, : len(kernel.FIELDS)]
 
     def recent_column(
         self, series: int, name: str, column: str, length: int
     ) -> NDArray[np.float64]:
         """The newest `length` values of a set's column (at most `LOOKBACK`), oldest first."""
-        s = self.sets[name]
-        return self._latest(self._rings[s.hash], series, length)[:, s.columns.index(column)]
+        s, rings, count = self.sets[name], self._rings[self._columns[name]], self.count(series)
+        held = rings.shape[1] // 2
+        end = (count - 1) % held + held + 1
+        return rings[series, end - min(length, LOOKBACK, count) : end, s.columns.index(column)]
 
-    def snapshot(self, series: Sequence[int]) -> bytes:
-        """The whole state of these series, versioned and with a checksum, for `restore`."""
+    def snapshot(self, series: Sequence[int]) -> SavedSeries:
+        """The whole state of these series, for `restore`."""
         at = np.asarray(series, dtype=np.int64)
-        body = b"".join(array[at].tobytes() for array in self._arrays())
-        return _sealed(_Header(KERNEL_HASH, self._layout(), len(at)), body)
+        recent = [self.recent(i)[:, _SAVED] for i in series]
+        held = tuple(len(bars) for bars in recent)
+        body = b"".join(part.tobytes() for part in (kernel.packed(self._checkpoints[at]), *recent))
+        return SavedSeries(SNAPSHOT_VERSION, KERNEL_HASH, _LAYOUT, held, body)
 
-    def restore(self, series: Sequence[int], snapshot: bytes) -> None:
+    def restore(self, series: Sequence[int], saved: SavedSeries, rows: RowsOf) -> None:
         """Give these series the states of a snapshot, in its order. Raises `SnapshotError`.
 
-        Refused whole, with nothing changed, when it is damaged or of another kernel or layout.
+        `rows(i, open_time, ohlcv)` makes the kernel's bars [n, BAR_WIDTH] of the i-th of them.
+        Refused whole, with nothing changed, when it is of another kernel or layout.
         """
-        header, body = _opened(snapshot)
-        expected = _Header(KERNEL_HASH, self._layout(), len(series))
-        if header != expected:
-            raise SnapshotError(f"the snapshot is of {header}, this store is {expected}")
+        _check(saved, len(series))
+        held, body = saved.held, saved.body
+        if not series:
+            return
+        at, end = np.asarray(series, dtype=np.int64), 8 * len(series) * kernel.PACKED_WIDTH
+        states = np.frombuffer(body[:end]).reshape(len(series), kernel.PACKED_WIDTH)
+        recent = np.frombuffer(body[end:]).reshape(-1, len(_SAVED))
+        each = np.split(recent, np.cumsum(held)[:-1])
+        bars = [rows(i, b[:, 5].astype(np.int64), b[:, :5]) for i, b in enumerate(each)]
         self.reserve(max(series, default=-1) + 1)
-        at, start = np.asarray(series, dtype=np.int64), 0
-        for array in self._arrays():
-            shape = (len(at), *array.shape[1:])
-            end = start + math.prod(shape) * array.itemsize
-            array[at] = np.frombuffer(body[start:end], dtype=array.dtype).reshape(shape)
-            start = end
+        self._checkpoints[at] = self._states[at] = kernel.unpacked(states)
+        self._base[at] = kernel.bars_seen(states)
+        for rings in self._rings.values():
+            rings[at] = np.nan
+        for some in _runs(held):
+            owners = np.repeat(at[some], held[some])
+            marks = np.concatenate([part[:, -1] for part in each[some]])
+            self._step(owners, np.concatenate(bars[some]), marks)
 
-    def _arrays(self) -> list[NDArray[np.float64]]:
-        return [self._states, self._bars, *self._rings.values()]
+    def digest(self, series: Sequence[int]) -> bytes:
+        """A hash of all that these series are, what follows from their checkpoints included."""
+        at = np.asarray(series, dtype=np.int64)
+        hashed = blake2b(digest_size=16)
+        for array in (self._states, self._checkpoints, self._base, *self._rings.values()):
+            for i in at:
+                hashed.update(array[i].tobytes())
+        for i in series:
+            hashed.update(self.recent(i).tobytes())
+        return hashed.digest()
 
-    def _layout(self) -> str:
-        """What decides the meaning of a snapshot's bytes, beside the kernel."""
-        rings = " ".join(f"{columns}×{r.shape[1]}" for columns, r in self._rings.items())
-        return f"{sys.byteorder} {LOOKBACK} {rings}"
+    def _step(
+        self, series: NDArray[np.int64], bars: NDArray[np.float64], marks: NDArray[np.float64]
+    ) -> Rows:
+        """Advance at most DEPTH bars of a series beyond what was there, or since its checkpoint."""
+        n = len(bars)
+        values = np.full((n, kernel.COLUMN_COUNT), np.nan)
+        counts = np.empty(n, dtype=np.int64)
+        kernel.burst(self._states, series, bars, values, counts, self._asked)
+        for columns, rings in self._rings.items():
+            kernel.push(rings, series, counts, values, self._indices[columns])
+        held = counts - self._base[series]
+        self._recent[series, held - 1, : kernel.BAR_WIDTH] = bars
+        self._recent[series, held - 1, FILLED] = marks
+        if (full := held >= KEPT + DEPTH).any():
+            for i in np.unique(series[full]):
+                self._advance(int(i))
+        return Rows(values, counts)
 
-    def _latest(self, rings: NDArray[np.float64], series: int, most: int) -> NDArray[np.float64]:
-        """The newest rows of a ring: at most `most`, `LOOKBACK` and what is there."""
-        length, count = rings.shape[1] // 2, self.count(series)
-        end = (count - 1) % length + length + 1
-        return rings[series, end - min(most, LOOKBACK, count) : end]
+    def _advance(self, series: int) -> None:
+        """Move a checkpoint, so that where it stands depends on the number of bars alone."""
+        recent = self._recent[series]
+        unread = np.empty((DEPTH, kernel.COLUMN_COUNT))
+        while self.count(series) - self._base[series] >= KEPT + DEPTH:
+            bars = np.ascontiguousarray(recent[:DEPTH, : kernel.BAR_WIDTH])
+            kernel.history(self._checkpoints[series], bars, unread, 0)
+            recent[:-DEPTH] = recent[DEPTH:].copy()
+            self._base[series] += DEPTH
 
 
-def _sealed(header: _Header, body: bytes) -> bytes:
-    content = msgspec.msgpack.encode((SNAPSHOT_VERSION, header, body))
-    return SNAPSHOT_MAGIC + blake2b(content, digest_size=16).digest() + content
+def _runs(held: Sequence[int]) -> Iterator[slice]:
+    """Series whose bars together are few enough to be stepped at once."""
+    start, bars = 0, 0
+    for i, n in enumerate(held):
+        if bars + n > _RESTORED_AT_ONCE and i > start:
+            yield slice(start, i)
+            start, bars = i, 0
+        bars += n
+    if start < len(held):
+        yield slice(start, len(held))
 
 
-def _opened(snapshot: bytes) -> tuple[_Header, bytes]:
-    mark, digest = len(SNAPSHOT_MAGIC), len(SNAPSHOT_MAGIC) + 16
-    content = snapshot[digest:]
-    if snapshot[:mark] != SNAPSHOT_MAGIC:
-        raise SnapshotError("these bytes are no snapshot of feature state")
-    if blake2b(content, digest_size=16).digest() != snapshot[mark:digest]:
-        raise SnapshotError("the snapshot is damaged: its checksum differs")
-    version, header, body = msgspec.msgpack.decode(content, type=tuple[int, msgspec.Raw, bytes])
-    if version != SNAPSHOT_VERSION:
-        raise SnapshotError(f"snapshot version {version} is not {SNAPSHOT_VERSION}")
-    return msgspec.msgpack.decode(header, type=_Header), body
+def _check(saved: SavedSeries, series: int) -> None:
+    """Raise `SnapshotError` unless it is of so many series, and of this program."""
+    if saved.version != SNAPSHOT_VERSION:
+        raise SnapshotError(f"snapshot version {saved.version} is not {SNAPSHOT_VERSION}")
+    if saved.kernel != KERNEL_HASH or saved.layout != _LAYOUT:
+        raise SnapshotError(
+            f"the snapshot is of kernel {saved.kernel} and layout {saved.layout}, this program "
+            f"has {KERNEL_HASH} and {_LAYOUT}"
+        )
+    if len(saved.held) != series:
+        raise SnapshotError(f"the snapshot is of {len(saved.held)} series, not {series}")
+    if len(saved.body) != 8 * (series * kernel.PACKED_WIDTH + sum(saved.held) * len(_SAVED)):
+        raise SnapshotError("the snapshot is shorter or longer than it says")
 
 
 def _rows_held(columns: str, sets: Sequence[FeatureSet]) -> int:
@@ -225,6 +317,5 @@ def _new_rings(capacity: int, length: int, columns: int) -> NDArray[np.float64]:
     return np.full((capacity, 2 * length, columns), np.nan)
 
 
-def _doubled(array: NDArray[np.float64]) -> NDArray[np.float64]:
-    fill = 0.0 if array.ndim == 2 else np.nan
+def _doubled(array: NDArray[_Number], fill: float = 0.0) -> NDArray[_Number]:
     return np.concatenate([array, np.full_like(array, fill)])

@@ -5,34 +5,30 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.events import INTERVAL_MS, Refused
 from quantum_ai_engine.features import kernel
-from quantum_ai_engine.features.order import Arrival, Sequencer
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.table import BarTable
 
 
 class Admission:
-    """Which recorded bars the live engine would take, by its own two judges.
+    """Which recorded bars the live engine would take as new, in the order of the record.
 
-    `Bar` says whether it could have happened, `Sequencer` whether it is new to its series.
+    `Bar` says whether it could have happened; it must open after all others of its symbol.
     """
 
     def __init__(self) -> None:
-        self._order = Sequencer()
-        self._series: dict[str, int] = {}
+        self._last_open: dict[str, int] = {}
 
     def judge(self, table: BarTable) -> NDArray[np.bool_]:
         """Which bars [n] of the table, coming after all tables before, are taken."""
-        for symbol in table.symbols:
-            self._series.setdefault(symbol, len(self._series))
-        self._order.reserve(len(self._series))
-        series = [self._series[symbol] for symbol in table.symbols]
         kept = np.zeros(len(table), dtype=np.bool_)
-        for i, place in enumerate(table.symbol_index.tolist()):
+        for i in range(len(table)):
             try:
                 bar = table.bar(i)
             except Refused:
                 continue
-            kept[i] = self._order.update(series[place], bar) is Arrival.NEW
+            kept[i] = bar.open_time > self._last_open.get(bar.symbol, -1)
+            if kept[i]:
+                self._last_open[bar.symbol] = bar.open_time
         return kept
 
 

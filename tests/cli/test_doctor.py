@@ -1,10 +1,13 @@
 """`doctor`: findings about this machine, and that the command runs from anywhere."""
 
+import asyncio
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import pytest
 
 from quantum_ai_engine.cli import doctor
@@ -16,10 +19,12 @@ from quantum_ai_engine.cli.doctor import (
     examine,
     kernel_finding,
     library_finding,
-    redis_finding,
+    redis_findings,
     torch_finding,
 )
 from quantum_ai_engine.config import AgentsSettings, RedisSettings, Settings
+from quantum_ai_engine.daemon.client import Client
+from quantum_ai_engine.daemon.embedded import EmbeddedRedisError
 
 DECOY = "raise SystemExit('a module of the working directory was imported')\n"
 DECOYS = ("agents", "config", "daemon", "engine", "events", "features", "risk", "supervisor")
@@ -48,16 +53,74 @@ def test_cores_of_the_budget(cores: int, grade: str, threads: int) -> None:
 
 
 def test_redis_that_answers(settings: Settings) -> None:
-    """A Redis that answers with the right policy is good."""
-    assert redis_finding(settings) == ("good", f"Redis answers at {settings.redis.url}")
+    """A Redis that answers and is fit is good, and what was looked at is said."""
+    [finding] = redis_findings(settings)
+    assert finding == (
+        "good",
+        f"Redis answers at {settings.redis.url}; right are its version, cluster, role, eviction, "
+        "requests, clock, persistence, disk, replicas, memory, permission",
+    )
+
+
+@pytest.mark.parametrize(
+    ("mode", "grades"),
+    [
+        ("normal", ["good", "bad", "warning"]),
+        ("strict", ["good", "bad", "bad"]),
+        ("warn", ["good", "warning", "warning"]),
+    ],
+)
+async def test_redis_that_could_lose_data(
+    settings: Settings, client: Client, mode: Literal["normal", "strict", "warn"], grades: list[str]
+) -> None:
+    """L42: bad is what `serve` would refuse by the same settings, the rest is a warning."""
+    await client.config_set("maxmemory-policy", "allkeys-lru")
+    await client.config_set("appendonly", "no")
+    redis = msgspec.structs.replace(settings.redis, checks=mode)
+    chosen = msgspec.structs.replace(settings, redis=redis)
+    findings = await asyncio.to_thread(lambda: list(redis_findings(chosen)))
+    assert [finding.grade for finding in findings] == grades
+    assert "eviction" not in findings[0].text
+    assert "set it to noeviction" in findings[1].text
+    assert "appendonly no" in findings[2].text
+
+
+async def test_redis_that_answers_but_tells_nothing(settings: Settings, client: Client) -> None:
+    """That it may not be asked is a warning, not a failure."""
+    await client.acl_setuser("default", enabled=True, commands=["-info", "-config"])
+    findings = await asyncio.to_thread(lambda: list(redis_findings(settings)))
+    assert [finding.grade for finding in findings] == ["good", "warning"]
+    assert "INFO and CONFIG GET" in findings[1].text
+
+
+async def test_redis_that_answers_with_an_error(settings: Settings, client: Client) -> None:
+    """What it says is given: here one of our keys is something else."""
+    await client.config_set("maxmemory", "100mb")
+    await client.set("quantum:signals", "mine")
+    [finding] = await asyncio.to_thread(lambda: list(redis_findings(settings)))
+    assert finding.grade == "bad"
+    assert "but not to what is asked (WRONGTYPE" in finding.text
 
 
 def test_redis_that_does_not_answer(tmp_path: Path) -> None:
     """A Redis that does not answer is bad, in one sentence with its address."""
     url = f"unix://{tmp_path}/nobody.sock"
-    finding = redis_finding(Settings(redis=RedisSettings(url=url)))
+    [finding] = redis_findings(Settings(redis=RedisSettings(url=url)))
     assert finding.grade == "bad"
     assert f"no Redis answers at {url}" in finding.text
+
+
+def test_a_redis_of_our_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `redis.url` there must be a server to start."""
+    [finding] = redis_findings(Settings())
+    assert finding.grade == "good"
+    assert "will be started" in finding.text
+
+    def find_none() -> Path:
+        raise EmbeddedRedisError("no Redis server found")
+
+    monkeypatch.setattr(doctor, "find_server", find_none)
+    assert list(redis_findings(Settings())) == [("bad", "no Redis server found")]
 
 
 def test_bundles_are_examined(bundles: Path, tmp_path: Path) -> None:

@@ -1,75 +1,156 @@
-"""Watching signals: what a line says, and that it follows the channels."""
+"""Watching signals: what lines and the table say, and that they follow the engine."""
 
 import asyncio
+import os
+import signal as unix
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
 
-import msgspec
+import pytest
+from rich.console import Console
 
-from quantum_ai_engine.cli.watch import _table, follow, line
-from quantum_ai_engine.config import Settings
+from quantum_ai_engine.cli.common import UsageError
+from quantum_ai_engine.cli.watch import Board, line, text, watch
+from quantum_ai_engine.client import (
+    CaughtUp,
+    EngineBack,
+    EngineSilent,
+    Expired,
+    Missed,
+    Past,
+    Stalled,
+    Target,
+    Unreadable,
+    Update,
+)
 from quantum_ai_engine.daemon.client import Client
-from quantum_ai_engine.daemon.keys import Keys
-from quantum_ai_engine.events import (
-    Abstained,
-    Abstention,
-    Policy,
-    Risk,
-    Signal,
-    Stance,
-    Thresholds,
-    Vote,
-)
+from quantum_ai_engine.daemon.embedded import EmbeddedRedis
+from quantum_ai_engine.events import Abstained, Abstention, Vote
 
-SIGNAL = Signal(
-    schema=1,
-    id="BTCUSDT|1m|120000",
-    environment="live",
-    symbol="BTCUSDT",
-    interval="1m",
-    close_time=120_000,
-    produced_at=120_001,
-    valid_until=240_000,
-    horizon_bars=5,
-    probability=0.65,
-    confidence=0.3,
-    stance=Stance.LONG,
-    target=0.3,
-    votes=(Vote("gru", "abc", 0.65, 1.0),),
-    abstained=(Abstention("patchtst", Abstained.DEADLINE),),
-    effective_votes=1.0,
-    thresholds=Thresholds(0.6, 0.4),
-    policy=Policy("NORMAL", 0.7),
-    risk=Risk("ACTIVE"),
-    schema_hash="0",
-    row_hash="0",
-    engine="0",
-    config_hash="0",
-    latency_us={},
-)
+from ..following import Engine, signal, tombstone
+
+COMMAND = "import typer; from quantum_ai_engine.cli.watch import watch; typer.run(watch)"
+
+
+def shown(board: Board) -> str:
+    console = Console(width=160, force_terminal=False)
+    with console.capture() as captured:
+        console.print(board.table())
+    return captured.get()
 
 
 def test_a_line_names_who_voted_and_who_did_not() -> None:
     """L01: votes and abstentions with their reason stand in every line."""
-    text = line(SIGNAL)
-    assert "1970-01-01 00:02  BTCUSDT" in text
-    assert "long  +0.300" in text
-    assert "gru 0.650" in text
-    assert "patchtst: deadline" in text
+    plain = line(signal()).plain
+    assert "1970-01-01 00:02  BTCUSDT" in plain
+    assert "long  +0.300" in plain
+    assert "gru 0.650" in plain
+    assert "patchtst: deadline" in plain
+    assert "in place of BTCUSDT|1m|120000" in line(signal(version=1)).plain
 
 
-def test_the_table_has_one_row_per_series() -> None:
-    assert _table({"BTCUSDT 1m": SIGNAL, "BTCUSDT 5m": SIGNAL}).row_count == 2
+def test_what_comes_over_the_wire_is_no_markup() -> None:
+    hostile = signal(
+        votes=(Vote("[bold]gru[/nope]", "abc", 0.65, 1.0),),
+        abstained=(Abstention("[link=x]y", Abstained.GAP),),
+    )
+    assert "[bold]gru[/nope]" in line(hostile).plain
+    board = Board()
+    board.update(Target(hostile, "1-0"))
+    board.update(Unreadable(0, "1-0", "1-0", "not a signal: [/]"))
+    assert "[bold]gru[/nope]" in shown(board)
+    assert "[link=x]y: gap" in shown(board)
+    assert "not a signal: [/]" in shown(board)
 
 
-async def test_signals_are_followed_as_they_are_published(
-    client: Client, settings: Settings
-) -> None:
-    keys, shown = Keys.of(settings.redis), asyncio.Queue[Signal]()
-    following = asyncio.create_task(follow(client, keys, shown.put_nowait))
+@pytest.mark.parametrize(
+    ("update", "said"),
+    [
+        (Target(signal(), "1-0"), "long  +0.300"),
+        (Past(signal(), "1-0", "it has expired"), "too late: it has expired"),
+        (Expired(signal()), "BTCUSDT     1m  flat: expired"),
+        (Stalled(tombstone()), "BTCUSDT     1m  flat: its bars have stopped"),
+        (EngineSilent(0, "it has no heartbeat"), "is silent, all flat: it has no heartbeat"),
+        (EngineBack(1), "the engine of partition 1 is back"),
+        (Missed(0, "1-0", "2-0"), "after 1-0 may have been missed: the stream no longer holds"),
+        (Missed(0, "1-0", None), "and is empty"),
+        (Unreadable(0, "1-0", "1-0", "schema 2 is not 1"), "entry 1-0 was passed over: schema 2"),
+        (CaughtUp("1-0"), "all signals up to 1-0 have been read"),
+    ],
+)
+def test_every_update_is_one_line_in_plain_words(update: Update, said: str) -> None:
+    assert said in text(update).plain
+    assert "\n" not in text(update).plain
+
+
+def test_the_table_says_what_holds() -> None:
+    """L08: a target that has ended stands as flat, with the reason."""
+    board = Board()
+    board.update(Target(signal(), "1-0"))
+    board.update(Target(signal("ETHUSDT"), "1-0"))
+    assert board.table().row_count == 2
+    assert shown(board).count("+0.300") == 2
+    board.update(Expired(signal()))
+    assert "flat (expired)" in shown(board)
+    assert shown(board).count("+0.300") == 1
+    board.update(Stalled(tombstone("ETHUSDT")))
+    assert "flat (its bars have stopped)" in shown(board)
+    board.update(Target(signal(minute=3), "1-0"))
+    assert shown(board).count("+0.300") == 1
+    assert board.table().row_count == 2
+
+
+def test_a_silent_engine_is_flat_as_a_whole() -> None:
+    """L08: nothing in the table looks alive while the engine is not heard."""
+    board = Board()
+    board.update(Target(signal(), "1-0"))
+    board.update(EngineSilent(0, "it has no heartbeat"))
+    assert "flat (engine silent)" in shown(board)
+    assert "is silent, all flat" in shown(board)
+    board.update(EngineBack(0))
+    assert "silent" not in shown(board)
+
+
+def test_what_is_no_position_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="--from: position 'yesterday' is not an entry id"):
+        watch(lines=True, start="yesterday", symbol=None, config=None, assignments=None)
+
+
+@pytest.fixture
+async def watching(redis: EmbeddedRedis, client: Client) -> AsyncIterator[Process]:
+    """A process that shows ETHUSDT from the first entry on."""
+    engine = Engine(client)
+    await engine.beat()
+    await engine.write(signal(), signal("ETHUSDT"))
+    options = ["--lines", "--from", "all", "--symbol", "ETHUSDT"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        COMMAND,
+        *options,
+        *("--set", f"redis.url={redis.url}", "--set", "engine.clock=bars"),
+        stdout=PIPE,
+        stderr=PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
     try:
-        payload = msgspec.json.encode(SIGNAL)
-        async with asyncio.timeout(5):
-            while not await client.publish(keys.signal_channel("BTCUSDT"), payload):
-                await asyncio.sleep(0.01)  # nobody listens yet
-            assert await shown.get() == SIGNAL
+        yield process
     finally:
-        following.cancel()
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def test_it_follows_until_ctrl_c(watching: Process, client: Client) -> None:
+    """Only the wanted symbol, as it comes; then it ends without a word."""
+    assert watching.stdout is not None
+    assert watching.stderr is not None
+    async with asyncio.timeout(30):
+        assert b"ETHUSDT" in await watching.stdout.readline()
+        assert b"have been read" in await watching.stdout.readline()
+        await Engine(client).write(signal("ETHUSDT", minute=3))
+        assert b"1970-01-01 00:03  ETHUSDT" in await watching.stdout.readline()
+        watching.send_signal(unix.SIGINT)
+        assert await watching.wait() == 0
+        assert await watching.stderr.read() == b""

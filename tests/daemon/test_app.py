@@ -20,7 +20,6 @@ from quantum_ai_engine.config import ConfigError, Loaded, RedisSettings, Setting
 from quantum_ai_engine.daemon import feed as feed_module
 from quantum_ai_engine.daemon.app import Daemon, EmbeddedRedisEnded, stop_on_signals
 from quantum_ai_engine.daemon.client import Client, Unreachable, connect
-from quantum_ai_engine.daemon.commit import OwnershipLost
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.notify import Notifier
 from quantum_ai_engine.events import Bar, encode_bar, signal_id
@@ -159,12 +158,12 @@ async def test_every_entry_is_accounted_for(
     """L41, L52: what was fed is processed, a duplicate or dead; nothing is dropped in silence."""
     late, repeated = bars[0], bars[100:110]
     revised = msgspec.structs.replace(bars[109], volume=bars[109].volume + 1.0)
-    foreign = msgspec.to_builtins(bars[200]) | {"environment": "test"}
+    foreign = msgspec.to_builtins(bars[201]) | {"environment": "test"}
     async with serving(settings) as daemon:
-        await feed(client, [*bars[:200], *repeated, revised, late])
+        await feed(client, [*bars[1:201], *repeated, revised, late])
         await client.xadd(KEYS.bars, {"b": msgspec.msgpack.encode(foreign)})
         await client.xadd(KEYS.bars, {"json": "[" * 100_000})
-        await client.xadd(KEYS.bars, {"b": encode_bar(bars[200])})
+        await client.xadd(KEYS.bars, {"b": encode_bar(bars[201])})
         await until(lambda: daemon.status.processed == 201)
     status = daemon.status
     assert (status.processed, status.duplicates, status.refused) == (201, 10, 4)
@@ -220,8 +219,7 @@ async def test_a_restart_publishes_nothing_for_old_bars(
     before = await client.xlen(KEYS.signals)
     async with serving(changed(settings, "redis", block_ms=20)) as daemon:
         await until(lambda: daemon.status.turns)
-        assert daemon.rounds is not None
-        counts = {symbol: count for symbol, _, count, _ in daemon.rounds.engine.series()}
+        counts = {symbol: count for symbol, _, count, _ in daemon.rounds[0].engine.series()}
     assert counts == Counter(bar.symbol for bar in bars)
     assert await client.xlen(KEYS.signals) == before
 
@@ -272,8 +270,7 @@ async def test_old_bars_teach_but_publish_nothing(
         await until(lambda: daemon.status.processed == len(bars))
         while message := await channel.get_message(timeout=0.0):
             heard.append(message)
-        assert daemon.rounds is not None
-        assert sum(count for _, _, count, _ in daemon.rounds.engine.series()) == len(bars)
+        assert sum(count for _, _, count, _ in daemon.rounds[0].engine.series()) == len(bars)
     assert heard == []
     assert await client.xlen(KEYS.signals) == 0
 
@@ -281,9 +278,9 @@ async def test_old_bars_teach_but_publish_nothing(
 async def test_an_eviction_policy_is_refused(settings: Settings, client: Client) -> None:
     """L42: a server that may drop our keys is bad configuration, unless told otherwise."""
     await client.config_set("maxmemory-policy", "allkeys-lru")
-    with ends_with(ConfigError, "set it to noeviction, or set redis.allow_eviction = true"):
+    with ends_with(ConfigError, "set it to noeviction. Or set redis.checks = warn"):
         await fails_to_serve(settings)
-    async with serving(changed(settings, "redis", allow_eviction=True)) as daemon:
+    async with serving(changed(settings, "redis", checks="warn")) as daemon:
         await until(lambda: daemon.status.ready)
 
 
@@ -297,18 +294,18 @@ async def test_a_wrong_password_is_bad_configuration(settings: Settings, client:
         await until(lambda: daemon.status.ready)
 
 
-async def test_the_old_owner_leaves(settings: Settings, client: Client, bars: list[Bar]) -> None:
-    """L45: of two processes the one that came last goes on, and each signal is there once."""
-    first = asyncio.create_task(fails_to_serve(settings))
-    await until(lambda: client.hget(KEYS.state, "owner"))
-    before = await client.hget(KEYS.state, "owner")
-    async with serving(settings) as second:
-        await until(lambda: second.status.ready)
-        assert await client.hget(KEYS.state, "owner") != before
-        await feed(client, bars)
-        with ends_with(OwnershipLost, "is now owned by"):
-            await first
-        await until(lambda: second.status.seen == len(bars))
+async def test_a_second_owner_waits(settings: Settings, client: Client, bars: list[Bar]) -> None:
+    """L45: of two processes one serves; when it leaves the other goes on where it was."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(settings) as first:
+            await until(lambda: first.status.ready)
+            second = await stack.enter_async_context(serving(settings))
+            await until(lambda: second.status.partitions[0].held_by)
+            await feed(client, bars[:300])
+            await until(lambda: first.status.processed == 300)
+            assert (second.status.state(), second.status.processed) == ("standby", 0)
+        await feed(client, bars[300:])
+        await until(lambda: second.status.processed == len(bars) - 300)
     assert [s["id"] for s in await published(client)] == due(bars, ready_at(second))
 
 

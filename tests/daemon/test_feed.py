@@ -162,6 +162,16 @@ async def test_trim_drops_old_entries_but_none_that_is_unread(
     assert not await bars.was_trimmed(ids[499])
 
 
+async def test_trim_keeps_up_with_any_feed(client: Client, bars: BarFeed) -> None:
+    """L42: more entries than the server drops at a call, unless it is told to."""
+    async with client.pipeline(transaction=False) as pipe:
+        for at in range(25_000):
+            pipe.xadd(KEYS.bars, {"b": b""}, id=f"{at + 1}-0")
+        await pipe.execute()
+    await bars.trim("25000-0", retention_ms=1)
+    assert await client.xlen(KEYS.bars) < 200
+
+
 async def test_trim_keeps_what_is_within_the_retention(client: Client, bars: BarFeed) -> None:
     seconds, _ = await client.time()
     ids = await add(client, [bar(minute) for minute in range(500)], seconds * 1_000 - 1_000)
@@ -177,10 +187,10 @@ async def test_trim_before_the_first_commit_drops_nothing(client: Client, bars: 
 
 @contextlib.asynccontextmanager
 async def bridging(
-    client: Client, keys: Keys, count: Callable[[], None] = lambda: None
+    client: Client, *served: Keys, count: Callable[[], None] = lambda: None
 ) -> AsyncIterator[None]:
     """The bridge at work, subscribed."""
-    task = asyncio.create_task(bridge(client, keys, count))
+    task = asyncio.create_task(bridge(client, served, count))
     await until(lambda: is_heard(client))
     yield
     while not task.done():
@@ -190,7 +200,7 @@ async def bridging(
 
 async def test_the_bridge_copies_both_forms(client: Client, bars: BarFeed) -> None:
     copied = Counter[str]()
-    async with bridging(client, KEYS, lambda: copied.update(["all"])):
+    async with bridging(client, KEYS, count=lambda: copied.update(["all"])):
         await client.publish(KEYS.bars_channel, encode_bar(bar(1)))
         await client.publish(KEYS.bars_channel, b"  " + msgspec.json.encode(bar(2)))
         await client.publish(KEYS.bars_channel, b"{not a bar")
@@ -215,6 +225,24 @@ async def test_each_partition_bridges_its_own(client: Client) -> None:
         await until(lambda: is_as_long(client, homes[0].bars, 1))
     lengths = [await client.xlen(keys.bars) for keys in homes]
     assert sum(lengths) == 3
+
+
+async def test_a_process_of_several_partitions_bridges_all_of_them(client: Client) -> None:
+    """What belongs to nobody here is left to the process that serves it."""
+    keys = [Keys("quantum", 4, partition) for partition in range(4)]
+    symbols = [f"S{i}" for i in range(40)]
+    here = [symbol for symbol in symbols if partition_of(symbol, 4) in (1, 2)]
+    copied = Counter[str]()
+    async with bridging(client, keys[1], keys[2], count=lambda: copied.update(["all"])):
+        for symbol in symbols:
+            await client.publish(
+                KEYS.bars_channel, encode_bar(msgspec.structs.replace(bar(1), symbol=symbol))
+            )
+        await until(lambda: copied["all"] == len(here))
+    lengths = [await client.xlen(home.bars) for home in keys]
+    assert [lengths[0], lengths[3]] == [0, 0]
+    assert lengths[1] == sum(partition_of(symbol, 4) == 1 for symbol in here)
+    assert sum(lengths) == len(here)
 
 
 async def is_as_long(client: Client, key: str, length: int) -> bool:

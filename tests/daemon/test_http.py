@@ -108,7 +108,7 @@ async def test_live_and_ready(daemon: Daemon, http: ClientSession) -> None:
     assert await get(http, "/health/ready") == (200, {"ready": True})
     status, live = await get(http, "/health/live")
     assert (status, live["status"]) == (200, "alive")
-    daemon.status.redis_error = "Connection refused"
+    daemon.status.partitions[0].redis_error = "Connection refused"
     status, body = await get(http, "/health/ready")
     assert (status, body) == (
         503,
@@ -268,6 +268,7 @@ async def test_bad_requests_are_400_and_name_what_is_wrong(
 
 async def test_what_is_not_there_or_too_much(daemon: Daemon, http: ClientSession) -> None:
     """L10: 404 is for what is unknown, never for a neutral answer."""
+    await until(lambda: daemon.status.ready)
     status, body = await predict(http, {"symbol": "NOPE"})
     assert status == 404
     assert "NOPE" in body["error"]
@@ -284,8 +285,7 @@ async def test_every_column_can_be_asked_for(
     daemon: Daemon, http: ClientSession, client: Client, bars: list[Bar]
 ) -> None:
     """L11: bar fields and all columns of the sets in use, live and from bars, the same values."""
-    assert daemon.rounds is not None
-    names = daemon.rounds.engine.names()
+    names = daemon.rounds[0].engine.names()
     assert {*kernel.FIELDS, "rsi_14", "gru9.rsi_14"} <= set(names)
     await fed(daemon, client, bars)
     asked = {"symbol": "ETHUSDT", "lookback": 5, "features": names}

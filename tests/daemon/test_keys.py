@@ -37,6 +37,13 @@ def test_settings_name_the_partition() -> None:
     assert Keys.of(settings).feed("paper") == "p:{2}:feed:paper"
 
 
+def test_settings_name_several_partitions() -> None:
+    settings = RedisSettings(prefix="p", partitions=8, partition="2-4")
+    assert Keys.served(settings) == tuple(Keys("p", 8, partition) for partition in (2, 3, 4))
+    assert Keys.of(settings) == Keys("p", 8, 2)
+    assert Keys.served(RedisSettings()) == (Keys("quantum"),)
+
+
 @given(symbol=st.text(), partitions=st.integers(1, 64))
 def test_each_symbol_has_one_home(symbol: str, partitions: int) -> None:
     """The same for every process and at every time."""

@@ -1,18 +1,33 @@
 """Tests of the producer: each bar of a source once, resuming where it stopped."""
 
 import asyncio
+import random
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
-from quantum_ai_engine.daemon.client import Client
+from quantum_ai_engine.config import RedisSettings
+from quantum_ai_engine.daemon import producer as producer_module
+from quantum_ai_engine.daemon.client import Client, connect
+from quantum_ai_engine.daemon.embedded import EmbeddedRedis
 from quantum_ai_engine.daemon.keys import Keys, partition_of
-from quantum_ai_engine.daemon.producer import CHUNK, MAX_SPEED, Producer, produce, steps
+from quantum_ai_engine.daemon.producer import (
+    CHUNK,
+    MAX_SPEED,
+    Producer,
+    WentBack,
+    produce,
+    produce_all,
+    steps,
+)
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.proof.proxy import Proxy
 
 KEYS = Keys("quantum")
 MINUTE_MS = 60_000
@@ -70,6 +85,154 @@ async def test_each_symbol_goes_home(client: Client, table: BarTable) -> None:
         bars = await stream(client, keys.at(partition))
         expected = [bar for bar in table.bars() if partition_of(bar.symbol, 4) == partition]
         assert bars == expected
+
+
+def homed(table: BarTable, keys: Keys) -> list[list[Bar]]:
+    """What the stream of each partition holds in the end."""
+    streams: list[list[Bar]] = [[] for _ in range(keys.partitions)]
+    for bar in table.bars():
+        streams[partition_of(bar.symbol, keys.partitions)].append(bar)
+    return streams
+
+
+async def is_complete(client: Client, table: BarTable, keys: Keys) -> bool:
+    found = [await stream(client, keys.at(p)) for p in range(keys.partitions)]
+    return found == homed(table, keys)
+
+
+class Killed(BaseException):
+    """The end of a producer's process, wherever it is."""
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+@pytest.mark.parametrize("seed", range(10))
+async def test_killed_between_any_two_partitions(
+    client: Client, table: BarTable, monkeypatch: pytest.MonkeyPatch, partitions: int, seed: int
+) -> None:
+    """L40, L43: each partition goes on where it stopped itself: each bar once and in order."""
+    chance, keys = random.Random(seed), Keys("quantum", partitions)
+    execute = Client.execute_command
+    left, is_done = 0, False
+
+    async def mortal(own: Client, *arguments: Any, **options: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left > 0 or is_done:
+            reply = await execute(own, *arguments, **options)
+        if left <= 0:
+            raise Killed
+        return reply
+
+    end = 0
+    while end < len(table):
+        left, is_done = chance.randint(1, 25), chance.random() < 0.5
+        with monkeypatch.context() as patch:
+            patch.setattr(Client, "execute_command", mortal)
+            try:
+                end = await produce_all(
+                    Producer(client, keys, "test", None),
+                    lambda at: steps(table, MINUTE_MS, at, together=False),
+                    MAX_SPEED,
+                    lambda _: None,
+                )
+            except Killed:
+                continue
+    assert await is_complete(client, table, keys)
+    assert await Producer(client, keys, "test", None).position() == len(table)
+
+
+async def test_a_lost_reply_doubles_nothing(
+    redis: EmbeddedRedis, table: BarTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L43: what was written is not written again, though nobody said so."""
+    monkeypatch.setattr(producer_module, "RETRY_S", 0.001)
+    keys = Keys("quantum", 3)
+    async with Proxy(redis.socket) as proxy, connect(RedisSettings(), proxy.url) as client:
+
+        def cut(_: int) -> None:
+            proxy.cut = b"EVAL"
+
+        cut(0)
+        producer = Producer(client, keys, "test", None)
+        plan = steps(table, MINUTE_MS, 0, together=False)
+        await produce(producer, plan, 0, MAX_SPEED, cut)
+        proxy.cut = None
+        assert proxy.cuts > 50
+        assert await is_complete(client, table, keys)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+async def test_bars_that_the_server_lost_are_sent_again(
+    client: Client, table: BarTable, partitions: int
+) -> None:
+    """L43: as after a failover to a replica that was behind, each partition for itself."""
+    keys, done = Keys("quantum", partitions), 0
+
+    async def lose() -> None:
+        """Take one partition back to what it was some bars ago."""
+        victim = keys.at(partition_of(table.symbols[0], partitions))
+        entries = await client.xrange(victim.bars)
+        for entry, fields in entries[-5:]:
+            bar = msgspec.msgpack.decode(fields[b"b"], type=Bar)
+            await client.xdel(victim.bars, entry)
+            row = list(table.bars()).index(bar)
+            await client.set(
+                victim.feed("test"), min(row, int(await client.get(victim.feed("test"))))
+            )
+
+    producer = Producer(client, keys, "test", None)
+    for step in steps(table, MINUTE_MS, 0, together=False):
+        done = await producer.send(step, done)
+        if done >= 150:
+            break
+    await lose()
+    with pytest.raises(WentBack, match="has lost bars"):
+        await produce(
+            producer, steps(table, MINUTE_MS, done, together=False), done, MAX_SPEED, lambda _: None
+        )
+    end = await produce_all(
+        producer,
+        lambda at: steps(table, MINUTE_MS, at, together=False),
+        MAX_SPEED,
+        lambda _: None,
+    )
+    assert end == len(table)
+    assert await is_complete(client, table, keys)
+
+
+async def test_two_producers_of_a_source_send_it_once(client: Client, table: BarTable) -> None:
+    """L45: whoever comes second finds the position moved on."""
+    first, second = (Producer(client, Keys("quantum", 3), "test", None) for _ in range(2))
+
+    def plan(at: int) -> Any:
+        return steps(table, MINUTE_MS, at, together=False)
+
+    await asyncio.gather(
+        *(produce_all(one, plan, MAX_SPEED, lambda _: None) for one in (first, second))
+    )
+    assert await is_complete(client, table, Keys("quantum", 3))
+
+
+async def test_out_of_memory_is_waited_for(
+    client: Client, table: BarTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bars wait in their source until the server has room; none is half written."""
+    monkeypatch.setattr(producer_module, "RETRY_S", 0.001)
+    await client.config_set("maxmemory", 1)
+    sending = asyncio.create_task(run(client, table))
+    while not (await client.info("commandstats")).get("cmdstat_eval", {}).get("calls", 0) > 3:
+        await asyncio.sleep(0)
+    assert not await client.exists(KEYS.bars)
+    await client.config_set("maxmemory", 0)
+    assert await sending == len(table)
+    assert await stream(client) == list(table.bars())
+
+
+async def test_what_no_attempt_would_change_is_told(client: Client, table: BarTable) -> None:
+    """L41: a key of another type is no reason to wait for ever."""
+    await client.set(KEYS.bars, "no stream")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await run(client, table)
 
 
 async def test_bars_carry_the_environment(client: Client, table: BarTable) -> None:

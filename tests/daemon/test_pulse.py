@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,18 @@ from quantum_ai_engine.agents.pool import AgentPool, Request
 from quantum_ai_engine.config import RedisSettings, Settings
 from quantum_ai_engine.daemon import pulse
 from quantum_ai_engine.daemon.client import Client, connect
+from quantum_ai_engine.daemon.commit import HEARTBEAT_S
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
-from quantum_ai_engine.daemon.feed import BarFeed
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier
+from quantum_ai_engine.daemon.ownership import Entrance
 from quantum_ai_engine.daemon.pulse import Heart, Watchdog, measure_process
+from quantum_ai_engine.daemon.rounds import Rounds, Shared
 from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.engine import Engine, Identity
 from quantum_ai_engine.features.schema import SETS, FeatureSet
+from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import Windows
 from quantum_ai_engine.market.table import BarTable
 
@@ -81,7 +85,7 @@ async def test_work_feeds_the_watchdog(pool: AgentPool, status: Status) -> None:
     """L06: rounds that turn, a loop in time and a batch through a worker."""
     watchdog = Watchdog(pool, status, LIMIT_S)
     for _ in range(3):
-        status.turns += 1
+        status.partitions[0].turns += 1
         assert await watchdog.check() is None
 
 
@@ -90,7 +94,7 @@ async def test_rounds_that_do_not_turn_starve_it(pool: AgentPool, status: Status
     watchdog = Watchdog(pool, status, LIMIT_S)
     assert await watchdog.check() is None
     assert await watchdog.check() == "the round loop has not turned since the last check"
-    status.turns += 1
+    status.partitions[0].turns += 1
     assert await watchdog.check() is None
 
 
@@ -112,7 +116,7 @@ async def test_a_stuck_worker_starves_it(agent: Waiting, pool: AgentPool, status
     assert complaint.startswith("a worker has been busy with one batch for 0.")
     agent.may_answer.set()
     await until(lambda: pool.busy_workers == 0)
-    status.turns += 1
+    status.partitions[0].turns += 1
     assert await Watchdog(pool, status, LIMIT_S).check() is None
 
 
@@ -141,7 +145,7 @@ async def test_only_good_checks_are_told(pool: AgentPool, status: Status) -> Non
     run = asyncio.create_task(Watchdog(pool, status, LIMIT_S).run(told, 0.001, complaints.append))
     await until(lambda: complaints)
     assert told.count == 1
-    status.turns += 1
+    status.partitions[0].turns += 1
     await until(lambda: told.count == 2)
     await ended(run)
 
@@ -177,51 +181,120 @@ async def beating(heart: Heart) -> AsyncIterator[None]:
     await ended(task)
 
 
-MakeHeart = Callable[[Client], Heart]
+@pytest.fixture
+def quiet() -> Settings:
+    """Settings of a partition whose bars are kept for an hour."""
+    return changed(Settings(), "redis", bars_retention_hours=1.0)
+
+
+def rounds_of(client: Client, settings: Settings, pool: AgentPool, status: Status) -> Rounds:
+    """The rounds of a partition, which are not running."""
+    calendars, identity = Calendars({}), Identity("live", "0", "0")
+    shared = Shared(
+        settings,
+        lambda: Engine(settings, pool, identity, calendars),
+        Entrance(client, settings),
+        CpuBudget(1.5, 1, 2, 5.0),
+        status,
+        Metrics("1", "a", "b"),
+    )
+    return Rounds(shared, client, KEYS)
 
 
 @pytest.fixture
-def make_heart(status: Status) -> MakeHeart:
-    def make(client: Client) -> Heart:
-        metrics, settings = Metrics("1", "a", "b"), RedisSettings(bars_retention_hours=1.0)
-        return Heart(
-            client, BarFeed(client, KEYS, "live"), settings, status, metrics, Notifier(None)
-        )
-
-    return make
+def rounds(client: Client, quiet: Settings, pool: AgentPool, status: Status) -> Rounds:
+    return rounds_of(client, quiet, pool, status)
 
 
-async def test_no_position_no_heartbeat(
-    client: Client, make_heart: MakeHeart, status: Status
+@pytest.fixture
+def heart(rounds: Rounds, quiet: Settings, status: Status) -> Heart:
+    return Heart(rounds, quiet, status)
+
+
+async def test_who_does_not_own_the_partition_is_silent(client: Client, heart: Heart) -> None:
+    """L06, L45: neither before the first recovery, nor as a standby."""
+    await heart.beat()
+    assert await client.get(KEYS.heartbeat) is None
+    assert not await client.exists(KEYS.state)
+
+
+async def test_while_the_state_is_rebuilt_the_partition_stays_ours(
+    client: Client, rounds: Rounds, heart: Heart
 ) -> None:
-    """L06: before the first recovery there is nothing to be proud of."""
-    await make_heart(client).beat()
+    """L06, L45: that may take longer than a lease; there is nothing to be proud of yet."""
+    assert await rounds.ownership.take() is None
+    await client.hset(KEYS.state, "lease_until", 1)
+    await heart.beat()
+    assert int(await client.hget(KEYS.state, "lease_until")) > 1
     assert await client.get(KEYS.heartbeat) is None
 
 
-async def test_lag_is_told(client: Client, make_heart: MakeHeart, status: Status) -> None:
-    """L06, L40: how far the position is behind the newest entry, in metrics and heartbeat."""
-    await feed(client, [bar(1)])
-    [(newest, _)] = await client.xrange(KEYS.bars)
-    status.position = f"{int(newest.partition(b'-')[0]) - 1_500}-0"
-    heart = make_heart(client)
+async def test_lag_is_told(client: Client, rounds: Rounds, heart: Heart, status: Status) -> None:
+    """L06, L40: how far the position is behind the newest entry, in time and in entries."""
+    await feed(client, [bar(1), bar(2)])
+    [(_, _), (newest, _)] = await client.xrange(KEYS.bars)
+    await rounds.ownership.take()
+    rounds.status.position = f"{int(newest.partition(b'-')[0]) - 1_500}-0"
     await heart.beat()
-    assert status.lag_ms == 1_500
-    assert heart.metrics.registry.get_sample_value("qae_lag_seconds") == 1.5
+    assert (status.lag_ms, status.lag_bars) == (1_500, 2)
+    heard = json.loads(await client.get(KEYS.heartbeat))
+    assert (heard["lag_ms"], heard["lag_bars"]) == (1_500, 2)
+    rounds.status.position = newest.decode()
+    await heart.beat()
+    assert (status.lag_ms, status.lag_bars) == (0, 0)
 
 
-async def test_the_heart_trims_the_bar_stream(
-    client: Client, make_heart: MakeHeart, status: Status
+async def test_who_is_behind_calls_nothing_stale_that_is_yet_to_be_read(
+    client: Client, rounds: Rounds, heart: Heart
 ) -> None:
-    """L42: the stream that others write to is bounded too, by time."""
+    """L07: after a long outage the state is old, but the bars since are in the stream."""
+    for one in (bar(1), bar(100)):
+        await client.xadd(KEYS.bars, {"b": b""}, id=f"{one.close_time}-0")
+    await rounds.ownership.take()
+    rounds.engine.learn([bar(1)])
+    rounds.status.position = f"{bar(1).close_time}-0"
+    async with client.pubsub() as channel:
+        await channel.psubscribe(KEYS.signal_channels)
+        await heart.beat()
+        assert json.loads(await client.get(KEYS.heartbeat))["stale"] == 0
+        rounds.status.position = f"{bar(100).close_time}-0"  # and there was none of this series
+        for _ in range(3):
+            await heart.beat()
+        assert json.loads(await client.get(KEYS.heartbeat))["stale"] == 1
+        await client.publish(KEYS.signal_channel("end"), "end")
+        heard = []
+        while not heard or heard[-1] != b"end":
+            message = await channel.get_message(ignore_subscribe_messages=True, timeout=1.0)
+            heard += [message["data"]] if message else []
+    assert [b"stale" in text for text in heard] == [True, False]
+
+
+async def test_the_report_shows_what_the_hearts_found(status: Status) -> None:
+    """L09: lag, and series that have stopped, of all partitions."""
+    metrics, one = Metrics("1", "a", "b"), status.partitions[0]
+    one.lag_ms, one.lag_bars, one.stale = 1_500, 2, ("BTCUSDT 1m",)
+    reporting = asyncio.create_task(pulse.report(status, metrics, Notifier(None), 0.001))
+    value = metrics.registry.get_sample_value
+    await until(lambda: value("qae_lag_seconds") == 1.5)
+    assert (value("qae_lag_bars"), value("qae_stale_series")) == (2, 1)
+    await ended(reporting)
+
+
+@pytest.mark.parametrize(("saved", "oldest"), [(None, "500-0"), ("300-0", "300-0")])
+async def test_the_heart_trims_the_bar_stream(
+    client: Client, rounds: Rounds, heart: Heart, saved: str | None, oldest: str
+) -> None:
+    """L42, L43: the stream that others write to is bounded by time; what a restart needs stays."""
     async with client.pipeline(transaction=False) as pipe:
-        for i in range(1, 501):
+        for i in range(1, 801):
             pipe.xadd(KEYS.bars, {"b": b""}, id=f"{i}-0")
         await pipe.execute()
-    status.position = "500-0"
-    async with beating(make_heart(client)):
-        await until(lambda: is_shorter(client, 200))
-    assert await client.xrange(KEYS.bars, "500-0", "500-0")
+    await rounds.ownership.take()
+    rounds.snapshots.begin(saved, 1)
+    rounds.status.position = "500-0"
+    async with beating(heart):
+        await until(lambda: is_shorter(client, 700))
+    assert len(await client.xrange(KEYS.bars, oldest, "800-0")) == 801 - int(oldest[:3])
 
 
 async def is_shorter(client: Client, length: int) -> bool:
@@ -230,17 +303,20 @@ async def is_shorter(client: Client, length: int) -> bool:
 
 
 async def test_the_heart_outlives_redis(
-    make_heart: MakeHeart, status: Status, redis: EmbeddedRedis, tmp_path: Path
+    quiet: Settings, pool: AgentPool, status: Status, tmp_path: Path
 ) -> None:
     """L47: while Redis is away it keeps trying, and beats again when it is back."""
-    status.position = "1-0"
     later = EmbeddedRedis(tmp_path / "later")
-    async with connect(RedisSettings(), later.url) as client, beating(make_heart(client)):
-        async with later:
-            await until(lambda: has_beaten(later))
-        async with later, connect(RedisSettings(), later.url) as own:
-            await own.delete(KEYS.heartbeat)
-            await until(lambda: has_beaten(later))
+    async with connect(RedisSettings(), later.url) as client:
+        rounds = rounds_of(client, quiet, pool, status)
+        async with beating(Heart(rounds, quiet, status)):
+            async with later:
+                assert await rounds.ownership.take() is None
+                rounds.status.position = "1-0"
+                await until(lambda: has_beaten(later))
+            async with later, connect(RedisSettings(), later.url) as own:
+                await own.delete(KEYS.heartbeat)
+                await until(lambda: has_beaten(later))
 
 
 async def has_beaten(server: EmbeddedRedis) -> bool:
@@ -251,7 +327,7 @@ async def has_beaten(server: EmbeddedRedis) -> bool:
 
 def test_the_heartbeat_outlives_a_few_beats() -> None:
     """L06: one missed beat is not death, ten seconds of silence are."""
-    assert 3 * pulse.PERIOD_S <= pulse.EXPIRY_S <= 10
+    assert 3 * pulse.PERIOD_S <= HEARTBEAT_S <= 10
 
 
 async def test_the_heartbeat_carries_work(

@@ -17,12 +17,17 @@ from .test_commit import signal
 
 @pytest.fixture
 def status() -> Status:
-    """A status of two agents, with Redis there."""
+    """A status of two agents, with the one partition served."""
     named = [
         cast("Agent", SimpleNamespace(name=name, unavailable=None)) for name in ("gru", "patchtst")
     ]
-    status = Status.of(named)
-    status.redis_error = None
+    return served(Status.of(named))
+
+
+def served(status: Status) -> Status:
+    """The status, with all its partitions served."""
+    for one in status.partitions.values():
+        one.redis_error, one.position = None, "1-0"
     return status
 
 
@@ -96,7 +101,7 @@ def with_unheard(done: Round, unheard: list[Abstention]) -> Round:
 def test_without_redis_it_is_degraded_and_says_why(status: Status) -> None:
     """L10: not ready always comes with its reason."""
     status.update(voted(), 0)
-    status.redis_error = "Connection refused"
+    status.partitions[0].redis_error = "Connection refused"
     assert (status.state(), status.ready) == ("degraded", False)
     assert status.reason() == "Redis cannot serve: Connection refused"
     assert status.line().endswith("(Redis cannot serve: Connection refused)")
@@ -121,16 +126,79 @@ def test_counts_add_up(status: Status) -> None:
 def test_the_heartbeat_holds_work(status: Status) -> None:
     """L06: the last bar's close time, counts and lag."""
     status.update(voted(), 0)
-    status.last_close_time, status.lag_ms, status.loop_lag_s = 120_000, 7, 0.0015
+    status.note_newest(120_000, 0)
+    status.partitions[0].lag_ms, status.partitions[0].lag_bars, status.loop_lag_s = 7, 2, 0.0015
     assert status.heartbeat() == {
         "state": "ok",
+        "partition": 0,
         "last_bar_close_time": 120_000,
         "bars": 1,
         "signals": 1,
         "effective_votes": 1.0,
         "lag_ms": 7,
+        "lag_bars": 2,
         "loop_lag_ms": 1.5,
+        "stale": 0,
+        "stale_series": (),
     }
+
+
+def test_stale_series_are_told(status: Status) -> None:
+    """L06, L07: how many, and by name as far as a heartbeat has room; health names all."""
+    names = tuple(f"S{i} 1m" for i in range(25))
+    status.partitions[0].stale = names
+    heartbeat = status.heartbeat()
+    assert (heartbeat["stale"], heartbeat["stale_series"]) == (25, names[:20])
+    assert status.health()["stale_series"] == list(names)
+
+
+def test_a_standby_says_who_owns_the_partition(status: Status) -> None:
+    """L10, L45: not ready, with the reason."""
+    status.update(voted(), 0)
+    one = status.partitions[0]
+    one.position, one.held_by = None, "process 7 on host"
+    assert (status.state(), status.ready) == ("standby", False)
+    assert status.reason() == "partition 0 is owned by process 7 on host"
+
+
+def test_while_the_state_is_rebuilt_it_is_not_ready(status: Status) -> None:
+    """L05, L10: whoever owns a partition, but does not know its state yet, cannot answer."""
+    status.update(voted(), 0)
+    status.partitions[0].position = None
+    assert (status.state(), status.ready) == ("warming_up", False)
+    assert status.reason() == "the state of partition 0 is rebuilt"
+
+
+@pytest.fixture
+def two(status: Status) -> Status:
+    """The same with two partitions."""
+    both = Status.of([], range(2))
+    both.agents = status.agents
+    return served(both)
+
+
+def test_partitions_are_told_apart(two: Status) -> None:
+    """L06: the heartbeat of a partition holds its own work, health the work of all."""
+    two.update(voted(), 0, 1)
+    two.note_newest(120_000, 1)
+    two.update(Round(processed=3), 2, 0)
+    two.partitions[0].lag_ms, two.partitions[1].lag_ms = 5, 7
+    idle, busy = two.heartbeat(0), two.heartbeat(1)
+    assert (idle["state"], idle["bars"], idle["last_bar_close_time"]) == ("warming_up", 3, None)
+    assert (busy["state"], busy["bars"], busy["last_bar_close_time"]) == ("ok", 1, 120_000)
+    assert (two.processed, two.refused, two.signals, two.lag_ms) == (4, 2, 1, 7)
+    assert (two.state(), two.last_close_time) == ("ok", 120_000)
+
+
+def test_one_partition_that_is_not_served_makes_the_daemon_not_ready(two: Status) -> None:
+    """L05, L10: and the heartbeat of the other says nothing of that."""
+    two.update(voted(), 0, 1)
+    two.partitions[0].held_by = "process 7 on host"
+    assert (two.state(), two.ready) == ("standby", False)
+    assert two.heartbeat(1)["state"] == "ok"
+    two.partitions[1].redis_error = "Connection refused"
+    assert two.state() == "degraded"
+    assert two.reason() == "Redis cannot serve: Connection refused"
 
 
 def test_a_vote_of_an_unknown_agent_is_a_broken_invariant(status: Status) -> None:

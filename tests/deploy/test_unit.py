@@ -1,4 +1,4 @@
-"""Tests of the systemd unit: that it says what it must, and that systemd agrees."""
+"""Tests of the systemd units: that they say what they must, and that systemd agrees."""
 
 import shutil
 import subprocess
@@ -11,24 +11,26 @@ from quantum_ai_engine.config import CREDENTIALS, read_credentials
 
 SYSTEMD = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT = SYSTEMD / "quantum-ai-engine.service"
+TEMPLATE = SYSTEMD / "quantum-ai-engine@.service"
+SLICE = SYSTEMD / "quantum-ai-engine.slice"
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
 )
 
 
-def read_unit() -> dict[str, list[str]]:
+def read_unit(unit: Path = UNIT) -> dict[str, list[str]]:
     """Each setting's values, in order: a unit may give a setting more than once."""
     settings: dict[str, list[str]] = defaultdict(list)
-    for line in UNIT.read_text(encoding="utf-8").splitlines():
+    for line in unit.read_text(encoding="utf-8").splitlines():
         key, mark, value = line.partition("=")
         if mark and not line.startswith("#"):
             settings[key].append(value)
     return settings
 
 
-def check(unit: Path) -> subprocess.CompletedProcess[str]:
+def check(*units: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [SYSTEMD / "check.sh", unit], capture_output=True, text=True, check=False, timeout=60
+        [SYSTEMD / "check.sh", *units], capture_output=True, text=True, check=False, timeout=60
     )
 
 
@@ -47,6 +49,7 @@ def check(unit: Path) -> subprocess.CompletedProcess[str]:
         ("TimeoutStartSec", "180"),
         ("TimeoutStopSec", "10"),
         ("KillMode", "mixed"),
+        ("Slice", "quantum-ai-engine.slice"),
         ("CPUQuota", "350%"),
         ("MemoryLow", "3G"),
         ("MemoryHigh", "10G"),
@@ -112,15 +115,55 @@ def test_password_is_optional(tmp_path: Path) -> None:
     assert layer.values == {CREDENTIALS[name]: ""}
 
 
+def test_an_instance_differs_only_in_what_is_its_own() -> None:
+    """L45: limits, sandbox and restarts are the same; user, directories and partition are not."""
+    plain, instance = read_unit(), read_unit(TEMPLATE)
+    differing = {key for key in plain.keys() | instance.keys() if plain[key] != instance[key]}
+    assert differing == {
+        "Alias",
+        "CacheDirectory",
+        "Description",
+        "Environment",
+        "EnvironmentFile",
+        "ExecStart",
+        "StateDirectory",
+        "User",
+        "WorkingDirectory",
+    }
+    for key in ("CacheDirectory", "StateDirectory", "User"):
+        assert instance[key] == ["quantum-ai-engine-%i"]
+    assert instance["WorkingDirectory"] == ["%S/quantum-ai-engine-%i"]
+    assert instance["ExecStart"] == [plain["ExecStart"][0] + " --set redis.partition=%i"]
+
+
+def test_instances_do_not_fight_over_a_port() -> None:
+    """Any free one by default; a file of the instance may name one, and need not be there."""
+    instance = read_unit(TEMPLATE)
+    environment = " ".join(instance["Environment"]).split()
+    assert "QAE_HTTP__PORT=0" in environment
+    assert "NUMBA_CACHE_DIR=%C/quantum-ai-engine-%i/numba" in environment
+    assert instance["EnvironmentFile"] == ["-/etc/quantum-ai-engine/%i.env"]
+    rest = set(environment) - {"QAE_HTTP__PORT=0", "NUMBA_CACHE_DIR=%C/quantum-ai-engine-%i/numba"}
+    assert rest < set(" ".join(read_unit()["Environment"]).split())
+
+
+def test_all_engines_together_have_the_limits_of_one() -> None:
+    """The CPU contract is the machine's, however many engines there are."""
+    limits = read_unit(SLICE)
+    for key in ("CPUQuota", "MemoryLow", "MemoryHigh", "MemoryMax"):
+        assert limits[key] == read_unit()[key]
+
+
 @needs_systemd
 def test_systemd_agrees() -> None:
-    """The unit verifies in silence and scores at most 1.0."""
-    result = check(UNIT)
+    """The units verify in silence, and the services score at most 1.0."""
+    result = check()
     assert (result.returncode, result.stderr) == (0, "")
-    assert "Overall exposure level" in result.stdout
+    assert result.stdout.count("Overall exposure level") == 2
 
 
 @needs_systemd
+@pytest.mark.parametrize("unit", [UNIT, TEMPLATE])
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
@@ -130,12 +173,21 @@ def test_systemd_agrees() -> None:
         ("ExecStart=/opt/quantum-ai-engine/bin/", "ExecStart=/none/", "not executable"),
     ],
 )
-def test_check_finds_faults(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+def test_check_finds_faults(tmp_path: Path, unit: Path, old: str, new: str, complaint: str) -> None:
     """The check fails for a weaker sandbox and for a setting that systemd would ignore."""
-    text = UNIT.read_text(encoding="utf-8")
+    text = unit.read_text(encoding="utf-8")
     assert old in text
-    unit = tmp_path / UNIT.name
-    unit.write_text(text.replace(old, new), encoding="utf-8")
-    result = check(unit)
+    faulty = tmp_path / unit.name
+    faulty.write_text(text.replace(old, new), encoding="utf-8")
+    result = check(faulty)
     assert result.returncode == 1
     assert complaint in result.stderr
+
+
+@needs_systemd
+def test_check_finds_faults_of_the_slice(tmp_path: Path) -> None:
+    faulty = tmp_path / SLICE.name
+    faulty.write_text(SLICE.read_text(encoding="utf-8").replace("CPUQuota", "CPUQota"))
+    result = check(faulty)
+    assert result.returncode == 1
+    assert "CPUQota" in result.stderr

@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -17,6 +16,7 @@ from quantum_ai_engine.daemon.embedded import EmbeddedRedis
 from quantum_ai_engine.daemon.producer import Producer, produce, steps
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.proof.proxy import Proxy
 
 from ..daemon.test_app import (
     BARS,
@@ -34,9 +34,7 @@ from ..daemon.test_app import (
     until,
     with_one_agent,
 )
-from .proxy import Proxy
-
-QUICK: dict[str, Any] = {"block_ms": 50, "timeout_ms": 200, "backoff_max_ms": 20}
+from .observed import COMMIT_SHA, QUICK
 
 
 @pytest.fixture
@@ -77,7 +75,9 @@ async def is_complete(client: Client, daemon: Daemon, bars: list[Bar]) -> None:
     assert [s["id"] for s in await published(client)] == due(bars, ready_at(daemon))
 
 
-@pytest.mark.parametrize("command", [b"EVALSHA", b"XREAD", b"XREVRANGE"])
+@pytest.mark.parametrize(
+    "command", [COMMIT_SHA, b"XREAD", b"XREVRANGE"], ids=["commit", "XREAD", "XREVRANGE"]
+)
 async def test_a_lost_reply(
     behind: Settings, proxy: Proxy, client: Client, bars: list[Bar], command: bytes
 ) -> None:
@@ -101,7 +101,7 @@ async def test_every_commits_reply_is_lost(
     async with serving(behind) as daemon:
         await until(lambda: daemon.status.ready)
         for start in range(0, len(bars), 150):
-            proxy.cut = b"EVALSHA"
+            proxy.cut = COMMIT_SHA
             await feed(client, bars[start : start + 150])
             await until(lambda upto=start + 150: daemon.status.processed >= upto)
     assert proxy.cuts == 4
@@ -137,7 +137,7 @@ async def test_replies_slower_than_the_timeout(
 async def test_a_commit_that_never_arrives_is_tried_again(
     behind: Settings, proxy: Proxy, client: Client, bars: list[Bar]
 ) -> None:
-    proxy.withhold = b"EVALSHA"
+    proxy.withhold = COMMIT_SHA
     async with serving(behind) as daemon:
         await feed(client, bars)
         await until(lambda: proxy.withheld >= 3)
@@ -203,11 +203,11 @@ async def test_redis_is_killed_in_the_middle_of_a_feed(
 
 
 async def feed_slowly(client: Client, table: BarTable) -> int:
-    """A producer that takes a second or so, and outlives Redis."""
+    """A producer that takes some seconds, and outlives Redis."""
     await until(lambda: answers(client))
     producer = Producer(client, KEYS, "test", None)
     plan = steps(table, 60_000, 0, together=False)
-    return await produce(producer, plan, 0, 20_000, lambda _: None)
+    return await produce(producer, plan, 0, 5_000, lambda _: None)
 
 
 async def test_redis_comes_late(settings: Settings, bars: list[Bar], tmp_path: Path) -> None:

@@ -1,173 +1,108 @@
-"""The order of bars: each new bar once, and everything else told apart."""
+"""The order of bars: what a bar is to the recent ones of its series, and runs without a hole."""
 
-from itertools import pairwise
-from random import Random
-
-from hypothesis import given, settings
+import numpy as np
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from quantum_ai_engine.config import Venue
 from quantum_ai_engine.events import Bar
-from quantum_ai_engine.features.order import MEMORY, Arrival, Sequencer
+from quantum_ai_engine.features.order import Arrival, place_of, whole_runs
+from quantum_ai_engine.features.sessions import Calendars
+from quantum_ai_engine.features.store import RECENT_WIDTH
 
 MINUTE = 60_000
+CALENDARS = Calendars({})
+VALUES = (5.0, 9.0, 1.0, 6.0, 7.0)
 
 
-def bar_at(minute: int, close: float = 1.0, interval: str = "1m", symbol: str = "BTCUSDT") -> Bar:
-    step = MINUTE if interval == "1m" else 3_600_000
-    return Bar(symbol, interval, minute * step, close, close, close, close, 1.0)
+def bar_at(minute: int, *values: float) -> Bar:
+    return Bar("BTCUSDT", "1m", minute * MINUTE, *(values or VALUES))
 
 
-def arrivals(order: Sequencer, *minutes: int) -> str:
-    """The first letters of what bars of these minutes are, one after the other."""
-    return "".join(order.update(0, bar_at(minute))[0] for minute in minutes)
+def recent(*minutes: int, filled: tuple[int, ...] = ()) -> NDArray[np.float64]:
+    """Bars of these minutes, some of them filled in, as the store has them."""
+    rows = [(*CALENDARS.row(bar_at(m)), float(m in filled)) for m in minutes]
+    return np.array(rows).reshape(-1, RECENT_WIDTH)
 
 
-def test_bars_in_order_are_new() -> None:
-    """A series may start anywhere, and then every next bar is new and no gap."""
-    order = Sequencer()
-    assert arrivals(order, 1_000, 1_001, 1_002) == "nnn"
-    assert order.gaps == 0
+def test_a_bar_after_all_others_is_new() -> None:
+    """The first, the next, or one after a hole."""
+    for known, minute in ((recent(), 0), (recent(4, 5), 6), (recent(4, 5), 60)):
+        assert place_of(known, bar_at(minute)) == (Arrival.NEW, len(known), False)
 
 
-def test_a_bar_at_the_epoch_is_a_bar() -> None:
-    """Time 0 is a time like any other: first new, then a duplicate."""
-    order = Sequencer()
-    assert arrivals(order, 0, 0, 1) == "ndn"
-    assert order.gaps == 0
+def test_the_same_bar_is_a_duplicate() -> None:
+    """L43: bars read again after a crash are recognised, as far back as they are known."""
+    known = recent(0, 1, 3)
+    for at, minute in enumerate((0, 1, 3)):
+        assert place_of(known, bar_at(minute)) == (Arrival.DUPLICATE, at, True)
 
 
-def test_a_repeat_is_a_duplicate() -> None:
-    """L43: bars read again after a crash are recognised, as far back as the memory goes."""
-    order = Sequencer()
-    minutes = range(100, 100 + MEMORY)
-    assert arrivals(order, *minutes) == "n" * MEMORY
-    assert arrivals(order, *minutes) == "d" * MEMORY
-    assert arrivals(order, 100 + MEMORY) == "n"
+@pytest.mark.parametrize("at", range(5))
+def test_other_values_at_a_known_time_are_a_revision(at: int) -> None:
+    """L41: any one of the five values makes a bar another version."""
+    values = list(VALUES)
+    values[at] += 0.25 if at != 1 else 1.0
+    assert place_of(recent(2, 3, 4), bar_at(3, *values)) == (Arrival.REVISION, 1, True)
 
 
-def test_a_repeat_beyond_the_memory_is_late() -> None:
-    """A bar too old to be recognised is never taken for new."""
-    order = Sequencer()
-    arrivals(order, *range(100, 101 + MEMORY))
-    assert arrivals(order, 100, 36, 0) == "lll"
+def test_a_bar_between_known_ones_is_late() -> None:
+    """L41: before the first, or in a hole: late, and where it belongs is told."""
+    known = recent(2, 5, 6)
+    places = {minute: place_of(known, bar_at(minute)) for minute in (0, 1, 3, 4)}
+    assert {p.arrival for p in places.values()} == {Arrival.LATE}
+    assert {m: (p.at, p.takes_place) for m, p in places.items()} == {
+        0: (0, False),
+        1: (0, False),
+        3: (1, False),
+        4: (1, False),
+    }
 
 
-def test_other_values_at_a_seen_time_are_a_revision() -> None:
-    """A closed bar does not change: another version is told from a repeat."""
-    order = Sequencer()
-    arrivals(order, 5, 6)
-    assert order.update(0, bar_at(5, close=2.0)) is Arrival.REVISION
-    assert order.update(0, bar_at(6, close=2.0)) is Arrival.REVISION
-    assert arrivals(order, 5, 6) == "dd"
+@pytest.mark.parametrize("values", [VALUES, (6.0, 6.0, 6.0, 6.0, 0.0)])
+def test_a_bar_for_a_filled_place_is_late(values: tuple[float, ...]) -> None:
+    """L16: it has not come yet, whatever was put in its place; it takes that."""
+    known = recent(2, 3, 4, filled=(3,))
+    assert place_of(known, bar_at(3, *values)) == (Arrival.LATE, 1, True)
 
 
-def test_every_value_of_a_bar_counts() -> None:
-    """A revision of any one of the five values is noticed."""
-    first = Bar("BTCUSDT", "1m", 0, 5.0, 9.0, 1.0, 6.0, 7.0)
-    others = [
-        Bar("BTCUSDT", "1m", 0, *values)
-        for values in (
-            (4.0, 9.0, 1.0, 6.0, 7.0),
-            (5.0, 8.0, 1.0, 6.0, 7.0),
-            (5.0, 9.0, 2.0, 6.0, 7.0),
-            (5.0, 9.0, 1.0, 5.0, 7.0),
-            (5.0, 9.0, 1.0, 6.0, 0.0),
-            (6.0, 9.0, 1.0, 5.0, 7.0),
-        )
-    ]
-    order = Sequencer()
-    order.update(0, first)
-    assert [order.update(0, other) for other in others] == [Arrival.REVISION] * 6
+@given(st.sets(st.integers(0, 60), max_size=30), st.integers(0, 70))
+def test_with_the_bar_in_its_place_time_runs_forward(minutes: set[int], minute: int) -> None:
+    """L53: whatever is known, inserted where `place_of` says the bars are in order."""
+    known = recent(*sorted(minutes))
+    place = place_of(known, bar_at(minute))
+    assert place.takes_place == (minute in minutes)
+    times = (known[:, 5] / MINUTE).tolist()
+    times[place.at : place.at + place.takes_place] = [minute]
+    assert times == sorted({*minutes, minute})
 
 
-def test_a_hole_is_one_gap_and_its_bars_are_late() -> None:
-    """A hole is counted once, however long, and not filled afterwards."""
-    order = Sequencer()
-    assert arrivals(order, 10, 14) == "nn"
-    assert order.gaps == 1
-    assert arrivals(order, 12, 13, 11) == "lll"
-    assert arrivals(order, 10, 14, 15) == "ddn"
-    assert order.gaps == 1
+@given(st.lists(st.booleans(), min_size=1, max_size=60))
+def test_runs_end_at_holes(holes: list[bool]) -> None:
+    """L13: each run counts from the bar after the hole; the first is not known to have one."""
+    run, expected = 0, []
+    for i, is_hole in enumerate(holes):
+        run = 1 if is_hole or i == 0 else run + 1
+        expected.append(run)
+    assert whole_runs(np.array(holes)).tolist() == expected
 
 
-def test_a_hole_of_whole_turns_of_the_memory() -> None:
-    """Bars that share a place in the memory are not taken for one another."""
-    order = Sequencer()
-    assert arrivals(order, 10, 10 + MEMORY, 10, 10 + MEMORY) == "nnld"
-    assert order.gaps == 1
-
-
-def test_series_are_independent() -> None:
-    """Each series has its own order, and a longer interval its own step."""
-    order = Sequencer()
-    hour = [bar_at(hour, interval="1h") for hour in (3, 4, 6)]
-    assert order.update(0, bar_at(500)) is Arrival.NEW
-    assert [order.update(1, bar) for bar in hour] == [Arrival.NEW] * 3
-    assert order.gaps == 1
-    assert order.update(0, bar_at(501)) is Arrival.NEW
-    assert order.gaps == 1
-
-
-def test_the_last_close_is_that_of_the_newest_bar() -> None:
-    """L07: freshness is the newest bar's close time; late bars and repeats do not move it."""
-    order = Sequencer()
-    assert order.last_close(0, MINUTE) is None
-    arrivals(order, 7, 9, 8, 7)
-    assert order.last_close(0, MINUTE) == 10 * MINUTE
-
-
-def test_growth_keeps_what_is_there() -> None:
-    """Room for more series forgets nothing of those that are known."""
-    order = Sequencer(capacity=1)
-    arrivals(order, 3, 4)
-    order.reserve(50)
-    assert arrivals(order, 3, 4, 5) == "ddn"
-    assert order.last_close(49, MINUTE) is None
-    assert order.update(49, bar_at(0)) is Arrival.NEW
-
-
-minutes_of_a_feed = st.sets(st.integers(0, 90), min_size=1, max_size=40).map(sorted)
-
-
-@settings(deadline=None)
-@given(
-    st.lists(minutes_of_a_feed, min_size=1, max_size=3),
-    st.randoms(use_true_random=False),
-)
-def test_each_new_bar_is_processed_once(feeds: list[list[int]], random: Random) -> None:
-    """L43: in any interleaving with repeats of what was read, each distinct new bar is new once."""
-    order, seen = Sequencer(capacity=3), [0] * len(feeds)
-    taken: list[tuple[int, int]] = []
-    while unread := [s for s, feed in enumerate(feeds) if seen[s] < len(feed)]:
-        s = random.choice(unread)
-        feed, at = feeds[s], seen[s]
-        if at and random.random() < 0.5:
-            minute = feed[random.randrange(at)]
-            arrival = order.update(s, bar_at(minute))
-            far = feed[at - 1] - minute >= MEMORY
-            assert arrival is Arrival.DUPLICATE or (far and arrival is Arrival.LATE)
-        else:
-            assert order.update(s, bar_at(feed[at])) is Arrival.NEW
-            taken.append((s, feed[at]))
-            seen[s] += 1
-    assert sorted(taken) == [(s, minute) for s, feed in enumerate(feeds) for minute in feed]
-    assert order.gaps == sum(b - a > 1 for feed in feeds for a, b in pairwise(feed))
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 200), max_size=120))
-def test_any_arrival_order_is_told_apart(minutes: list[int]) -> None:
-    """A bar is new exactly when it is after all before; else it was seen lately, or it is late."""
-    order, newest, seen = Sequencer(), -1, set()
-    for minute in minutes:
-        arrival = order.update(0, bar_at(minute))
-        assert (arrival is Arrival.NEW) == (minute > newest)
-        if minute <= newest:
-            known = minute in seen and newest - minute < MEMORY
-            if known:
-                assert arrival is Arrival.DUPLICATE
-            elif minute not in seen:
-                assert arrival is Arrival.LATE
-        else:
-            newest = minute
-            seen.add(minute)
+def test_holes_are_those_of_the_calendar() -> None:
+    """L07: between sessions there is none."""
+    venue = Venue("America/New_York", "09:30", "16:00")
+    opened = 1_704_465_000_000 // (5 * MINUTE)  # Friday 2024-01-05
+    first = np.arange(opened + 70, opened + 78)
+    second = np.arange(opened + 3 * 288, opened + 3 * 288 + 5)
+    times = np.concatenate([first, second]) * 5 * MINUTE
+    calendar = Calendars({"AAPL": venue}).of("AAPL")
+    assert not calendar.holes(times, 5 * MINUTE).any()
+    assert (
+        calendar.holes(np.delete(times, 7), 5 * MINUTE).tolist()
+        == [False] * 7 + [True] + [False] * 4
+    )
+    assert (
+        Calendars({}).of("AAPL").holes(times, 5 * MINUTE).tolist()
+        == [False] * 8 + [True] + [False] * 4
+    )

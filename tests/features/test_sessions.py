@@ -156,3 +156,87 @@ def test_the_columns_of_the_session_are_those_that_a_venue_moves() -> None:
     rows = [kernel.matrix(market(ohlcv, 10 * MINUTE, venue).bars()) for venue in (UTC_DAY, CHICAGO)]
     moved = ~((rows[0] == rows[1]) | (np.isnan(rows[0]) & np.isnan(rows[1]))).all(axis=0)
     assert {name for name, is_so in zip(NAMES, moved, strict=True) if is_so} == SESSION_COLUMNS
+
+
+FOREX = Venue("America/New_York", "17:00", "17:00")
+TRADED = [UTC_DAY, NEW_YORK, CHICAGO, TOKYO, FOREX, Venue("Europe/Berlin", "00:00", "24:00")]
+weeks = st.integers(ms(2024, 1, 1) // MINUTE, ms(2024, 4, 15) // MINUTE)
+lengths = st.integers(1, 60) | st.integers(1, 5 * DAY // MINUTE)
+
+
+def lacking(venue: Venue, before: int, after: int, step: int) -> list[int]:
+    """By the rule: when the bars open that are missing between two bars, bar by bar."""
+    rule, close_time = SessionRule(venue.zone, venue.opens, venue.closes), before + step
+    slots = range(close_time, after, step)
+    if venue == UTC_DAY:
+        return list(slots)
+    (opens, closes), (opened, ends) = rule.session(before), rule.session(after)
+    is_begun = opened != opens and after < ends
+    return [t for t in slots if t + step <= closes or (is_begun and t >= opened)]
+
+
+@pytest.mark.parametrize("venue", TRADED, ids=lambda v: f"{v.zone} {v.opens} {v.closes}")
+@settings(deadline=None, max_examples=40)
+@given(start=weeks, length=lengths, step=st.sampled_from([MINUTE, 5 * MINUTE, HOUR, DAY]))
+def test_missing_are_the_bars_that_a_session_lacks(
+    venue: Venue, start: int, length: int, step: int
+) -> None:
+    """L16: slot by slot: the rest of the session that was left, the start of the one entered."""
+    before = start * MINUTE // step * step
+    after = before + step * (1 + max(1, length * MINUTE // step))
+    calendar = Calendar(venue)
+    missed = calendar.missed(before + step, after, step)
+    assert [t for times in missed for t in times] == lacking(venue, before, after, step)
+    assert calendar.missing(before + step, after, step) == sum(map(len, missed))
+    assert calendar.missing(before + step, before + step, step) == 0
+    assert calendar.holes(np.array([before, after]), step).tolist() == [
+        False,
+        calendar.missing(before + step, after, step) > 0,
+    ]
+
+
+@pytest.mark.parametrize("venue", TRADED, ids=lambda v: f"{v.zone} {v.opens} {v.closes}")
+@settings(deadline=None, max_examples=40)
+@given(start=weeks, length=st.integers(1, 60))
+def test_with_what_is_missing_nothing_is_missing(venue: Venue, start: int, length: int) -> None:
+    """L16: once the missing bars are there, no two neighbours lack one between them."""
+    step = 5 * MINUTE
+    before = start * MINUTE // step * step
+    after = before + (1 + length) * step
+    calendar = Calendar(venue)
+    missed = [t for times in calendar.missed(before + step, after, step) for t in times]
+    assert not calendar.holes(np.array([before, *missed, after]), step).any()
+
+
+def test_bars_before_the_opening_after_a_weekend_are_no_gap() -> None:
+    """L07: early on Monday belongs to no session of Sunday: there was none."""
+    calendar, step = Calendar(NEW_YORK), 5 * MINUTE
+    friday = ms(2024, 1, 5, 21)
+    for early in (ms(2024, 1, 8, 9), ms(2024, 1, 8, 14, 25), ms(2024, 1, 9, 9)):
+        assert calendar.missing(friday, early, step) == 0
+        assert calendar.missing(friday - step, early, step) == 1
+
+
+@pytest.mark.parametrize("venue", TRADED[1:], ids=lambda v: f"{v.zone} {v.opens} {v.closes}")
+@settings(deadline=None, max_examples=40)
+@given(start=weeks)
+def test_the_next_bar_opens_at_once_or_with_a_session_of_a_weekday(
+    venue: Venue, start: int
+) -> None:
+    """L07: a session is of the day on which most of it lies; the weekend has none."""
+    close_time = start * MINUTE
+    rule = SessionRule(venue.zone, venue.opens, venue.closes)
+    sessions = sorted({rule.session(close_time + i * HOUR) for i in range(6 * 24)})
+    working = [
+        opens
+        for opens, closes in sessions
+        if opens >= close_time and rule.local((opens + closes) // 2).weekday() < 5
+    ]
+    is_open = close_time < rule.session(close_time - 1)[1]
+    expected = close_time if is_open else working[0]
+    assert Calendar(venue).next_open(close_time) == expected
+
+
+def test_round_the_clock_the_next_bar_opens_at_once() -> None:
+    """L07: without a venue there is no weekend."""
+    assert Calendar(UTC_DAY).next_open(ms(2024, 1, 6, 5)) == ms(2024, 1, 6, 5)

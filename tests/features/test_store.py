@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.columns import AT
 from quantum_ai_engine.features.schema import SETS, FeatureSet
-from quantum_ai_engine.features.store import DEPTH, LOOKBACK, FeatureStore
+from quantum_ai_engine.features.store import DEPTH, FILLED, KEPT, LOOKBACK, FeatureStore
 
 from .bars import HOUR, Floats, kernel_bars, walk
 
@@ -45,6 +45,11 @@ def expected_window(series: int, count: int, s: FeatureSet) -> Floats:
     rows = ROWS[series][max(0, count - s.window) : count, s.indices]
     window[s.window - len(rows) :] = rows
     return window
+
+
+def arrays_of(store: FeatureStore) -> list[NDArray[np.generic]]:
+    """Everything that grows with the number of series."""
+    return [store._states, store._checkpoints, store._base, store._recent, *store._rings.values()]
 
 
 def same(left: Floats, right: Floats) -> bool:
@@ -144,7 +149,7 @@ def test_sets_of_the_same_columns_share_a_ring() -> None:
     """L11: one ring per list of columns: two sets that differ in their window read one truth."""
     short = FeatureSet("short", SETS["gru9"].columns, window=4, aliases=SETS["gru9"].aliases)
     store = fed(90, (SETS["gru9"], short))
-    assert len(store._arrays()) == 3
+    assert len(store._rings) == 1
     assert same(newest(store, short), newest(store, SETS["gru9"])[-4:])
 
 
@@ -183,10 +188,11 @@ def test_reserving_less_than_there_is_changes_nothing() -> None:
 def test_a_series_takes_the_same_memory_for_ever() -> None:
     """State and rings are fixed when a series is made: running on allocates nothing."""
     store = fed(300)
-    arrays = store._arrays()
+    arrays = arrays_of(store)
     sizes = [array.nbytes for array in arrays]
     store.step(np.zeros(HISTORY, dtype=np.int64), HISTORIES[1])
-    after = store._arrays()
+    store.rewrite(0, np.insert(store.recent(0), 9, store.recent(0)[9], axis=0))
+    after = arrays_of(store)
     assert all(old is new for old, new in zip(arrays, after, strict=True))
     assert [array.nbytes for array in after] == sizes
 
@@ -236,3 +242,80 @@ def test_small_sets_have_the_bits_of_the_whole_kernel() -> None:
     small, whole = (fed(300, sets) for sets in ((SETS["gru9"],), ALL_SETS))
     assert same(newest(small, SETS["gru9"]), newest(whole, SETS["gru9"]))
     assert small._states.tobytes() == whole._states.tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 191, 192, 255, 256, 257, 319, 320])
+def test_recent_bars_are_kept_since_a_checkpoint(count: int) -> None:
+    """L43: all, or as many as any window needs; where they begin depends on their number alone."""
+    store = fed(count)
+    held = len(store.recent(0))
+    assert held == (count if count < KEPT + DEPTH else KEPT + count % DEPTH)
+    assert same(store.recent(0)[:, :FILLED], HISTORIES[0][count - held : count])
+    single = FeatureStore(ALL_SETS, capacity=1)
+    for bar in HISTORIES[0][:count]:
+        single.step(one(0), bar[np.newaxis])
+    assert single.digest([0]) == store.digest([0])
+
+
+def test_what_is_filled_in_is_marked() -> None:
+    """L16: the mark goes with the bar, also when the checkpoint moves, and changes no feature."""
+    marks = np.random.default_rng(5).random(HISTORY) < 0.3
+    store, plain = FeatureStore(ALL_SETS), FeatureStore(ALL_SETS)
+    rows = store.step(np.zeros(HISTORY, dtype=np.int64), HISTORIES[0], marks)
+    assert same(rows.values, plain.step(np.zeros(HISTORY, dtype=np.int64), HISTORIES[0]).values)
+    recent = store.recent(0)
+    assert recent[:, FILLED].tolist() == marks[-len(recent) :].tolist()
+    assert store.digest([0]) != plain.digest([0])
+    assert same(recent[:, :FILLED], plain.recent(0)[:, :FILLED])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(2, HISTORY - 1), st.integers(1, 200), st.integers(1, 3))
+def test_a_bar_that_comes_late_leaves_what_it_leaves_in_time(
+    count: int, back: int, series: int
+) -> None:
+    """L43: rows, windows, checkpoint and state have the bits of bars in order."""
+    store, straight = FeatureStore(ALL_SETS), FeatureStore(ALL_SETS)
+    at = max(0, count - back)
+    bars = HISTORIES[0][:count]
+    for one_of_them in range(series):
+        straight.step(np.full(count, one_of_them), bars)
+        store.step(np.full(count - 1, one_of_them), np.delete(bars, at, axis=0))
+    recent = store.recent(0)
+    place = int(np.searchsorted(recent[:, 5], bars[at, 5]))
+    if place == 0 and len(recent) < count - 1:
+        return  # before the checkpoint: nobody may ask for it
+    rows = store.rewrite(0, np.insert(recent, place, np.append(bars[at], 0.0), axis=0))
+    for other in range(1, series):
+        store.rewrite(other, store.recent(other).copy())
+    assert store.digest([0]) == straight.digest([0])
+    assert store.snapshot([0]) == straight.snapshot([0])
+    assert rows.counts.tolist() == list(range(count - len(rows.counts) + 1, count + 1))
+    assert same(rows.values, ROWS[0][count - len(rows.counts) : count])
+    for s in ALL_SETS:
+        for seen in range(max(1, count - DEPTH), count + 1, 7):
+            windows = store.windows(s.name, one(0), np.array([seen]))
+            assert same(windows[0], expected_window(0, seen, s))
+
+
+def test_a_bar_with_other_values_is_as_if_it_had_come_with_them() -> None:
+    """L43: what depended on the first values is gone, whatever they were."""
+    store, straight = fed(300), fed(300)
+    recent = straight.recent(0).copy()
+    wild = recent.copy()
+    wild[-3, :5] *= 1e6
+    store.rewrite(0, wild)
+    assert store.digest([0]) != straight.digest([0])
+    store.rewrite(0, recent)
+    assert store.digest([0]) == straight.digest([0])
+
+
+def test_many_more_bars_may_have_come_in_between() -> None:
+    """L16: what is filled in around a late bar may be more than one step holds."""
+    store, straight = fed(KEPT + DEPTH - 1), FeatureStore(ALL_SETS)
+    more = kernel_bars(walk(KEPT + DEPTH - 1 + 2 * DEPTH + 1, 9), HOUR)
+    marks = np.arange(len(more)) % 3 == 1
+    rows = store.rewrite(0, np.column_stack([more, marks]))
+    straight.step(np.zeros(len(more), dtype=np.int64), more, marks)
+    assert store.digest([0]) == straight.digest([0])
+    assert same(rows.values, kernel.matrix(more))

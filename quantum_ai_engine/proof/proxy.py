@@ -1,7 +1,8 @@
-"""A proxy in front of Redis that loses, delays and withholds what passes."""
+"""A proxy in front of Redis that loses, cuts, delays and withholds what passes."""
 
 import asyncio
 import contextlib
+import random
 from asyncio import StreamReader, StreamWriter
 from pathlib import Path
 from typing import Self
@@ -10,20 +11,26 @@ CHUNK = 1 << 20
 
 
 class Proxy:
-    """TCP to a unix socket, one connection to one, until it is told to misbehave.
+    """TCP to a unix socket or to a port of this machine, until it is told to misbehave.
 
-    `cut` holds a command's name: the next request that holds it is passed on, its reply is
-    thrown away and the connection cut; `cuts` counts these. A request that holds `withhold` is
-    never passed on. Each reply waits `delay_s`.
+    `cut` holds a command's name: of the reply to the next request that holds it only the first
+    `cut_after` bytes are passed on, then the connection is cut. Of all other replies, the share
+    `drop_share` is thrown away and the connection cut, and the share `tear_share` is cut somewhere
+    in its middle; `cuts` counts all three. A request that holds `withhold` is never passed on;
+    `withheld` counts those. Each reply waits `delay_s`. What one read gives is taken for a reply.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path | int, *, seed: int = 0) -> None:
         self.cut: bytes | None = None
+        self.cut_after = 0
         self.cuts = 0
+        self.drop_share = 0.0
+        self.tear_share = 0.0
         self.withhold: bytes | None = None
         self.withheld = 0
         self.delay_s = 0.0
         self._target = target
+        self._random = random.Random(seed)  # noqa: S311 (chance, not a secret)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -59,19 +66,24 @@ class Proxy:
 
     async def _join(self, reader: StreamReader, writer: StreamWriter) -> None:
         """Pass bytes on both ways until one side ends."""
-        there, back = await asyncio.open_unix_connection(self._target)
+        there, back = await self._reach()
         is_cut = asyncio.Event()
-        ways = {
-            asyncio.create_task(self._requests(reader, back, is_cut)),
-            asyncio.create_task(self._replies(there, writer, is_cut)),
-        }
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
-            back.close()
+        with contextlib.closing(back):
+            ways = {
+                asyncio.create_task(self._requests(reader, back, is_cut)),
+                asyncio.create_task(self._replies(there, writer, is_cut)),
+            }
+            try:
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _reach(self) -> tuple[StreamReader, StreamWriter]:
+        if isinstance(self._target, int):
+            return await asyncio.open_connection("127.0.0.1", self._target)
+        return await asyncio.open_unix_connection(self._target)
 
     async def _requests(
         self, reader: StreamReader, back: StreamWriter, is_cut: asyncio.Event
@@ -90,9 +102,19 @@ class Proxy:
         self, there: StreamReader, writer: StreamWriter, is_cut: asyncio.Event
     ) -> None:
         while data := await there.read(CHUNK):
-            if is_cut.is_set():
+            kept = self.cut_after if is_cut.is_set() else self._kept(len(data))
+            if kept is not None:
                 self.cuts += 1
+                writer.write(data[:kept])
+                await writer.drain()
                 return
             await asyncio.sleep(self.delay_s)
             writer.write(data)
             await writer.drain()
+
+    def _kept(self, length: int) -> int | None:
+        """How many bytes of an unlucky reply are passed on; None for one that has luck."""
+        luck = self._random.random()
+        if luck < self.drop_share:
+            return 0
+        return self._random.randrange(length) if luck < self.drop_share + self.tear_share else None

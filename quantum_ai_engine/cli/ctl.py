@@ -1,0 +1,54 @@
+"""`qae ctl`: tell a running engine what to do."""
+
+import asyncio
+
+import typer
+
+from quantum_ai_engine.cli.common import (
+    CommandError,
+    ConfigOption,
+    SetOption,
+    load_settings,
+    redis_client,
+)
+from quantum_ai_engine.config import Settings
+from quantum_ai_engine.daemon.client import Unreachable
+from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.events import Command
+
+CONTROLS_KEPT = 10_000
+
+app = typer.Typer(no_args_is_help=True, help="Tell a running engine what to do.")
+
+
+@app.command()
+def halt(config: ConfigOption = None, assignments: SetOption = None) -> None:
+    """From the next bars on all targets are flat, also after a restart, until `resume`."""
+    _tell(load_settings(config, assignments).settings, Command.HALT)
+
+
+@app.command()
+def resume(config: ConfigOption = None, assignments: SetOption = None) -> None:
+    """From the next bars on targets follow the forecasts again."""
+    _tell(load_settings(config, assignments).settings, Command.RESUME)
+
+
+def _tell(settings: Settings, command: Command) -> None:
+    try:
+        asyncio.run(_send(settings, command))
+    except Unreachable as error:
+        raise CommandError(f"Redis cannot serve: {error}") from error
+    partitions = settings.redis.partitions
+    where = "the control stream" if partitions == 1 else f"{partitions} control streams"
+    typer.echo(f"{command} is in {where}; the engine takes it with its next read")
+
+
+async def _send(settings: Settings, command: Command) -> None:
+    """Into every partition's stream: whoever serves it reads it there."""
+    keys = Keys.of(settings.redis)
+    async with redis_client(settings) as client:
+        for partition in range(settings.redis.partitions):
+            control = keys.at(partition).control
+            await client.at(partition).xadd(
+                control, {"command": command.value}, maxlen=CONTROLS_KEPT
+            )

@@ -1,0 +1,42 @@
+"""What a person acts on, out of a round: changed stances, and that entries were refused."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from quantum_ai_engine.daemon.commit import DeadLetter, cut_text
+from quantum_ai_engine.events import Signal, Stance
+
+log = structlog.get_logger()
+
+
+class Journal:
+    """Logs each change once; remembers the last stance of every series."""
+
+    def __init__(self) -> None:
+        self._stances: dict[tuple[str, str], Stance] = {}
+
+    def tell(self, signals: Sequence[Signal], dead: Sequence[DeadLetter]) -> None:
+        """Log what a committed round changed."""
+        for signal in signals:
+            series = (signal.symbol, signal.interval)
+            if self._stances.get(series, Stance.FLAT) is not signal.stance:
+                log.info(
+                    f"{signal.symbol} is now {signal.stance}",
+                    event_name="stance_changed",
+                    symbol=signal.symbol,
+                    interval=signal.interval,
+                    stance=signal.stance.value,
+                    probability=round(signal.probability, 4),
+                    target=round(signal.target, 4),
+                    signal_id=signal.id,
+                )
+            self._stances[series] = signal.stance
+        if dead:
+            log.warning(
+                f"{len(dead)} entries of the bar stream were refused",
+                event_name="refused",
+                count=len(dead),
+                reason=dead[0].refused.reason.value,
+                detail=cut_text(dead[0].refused.detail),
+            )

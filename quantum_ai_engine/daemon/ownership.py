@@ -1,0 +1,101 @@
+"""Owning a partition: on a server that state can be entrusted to, and alone."""
+
+import asyncio
+
+import structlog
+
+from quantum_ai_engine.config import ConfigError, Settings
+from quantum_ai_engine.daemon.checks import check_server, judge
+from quantum_ai_engine.daemon.client import Client, Unreachable, kind_of
+from quantum_ai_engine.daemon.commit import Ledger, OwnershipLost
+from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.lease import Held
+from quantum_ai_engine.daemon.metrics import Metrics
+from quantum_ai_engine.daemon.status import PartitionStatus
+
+log = structlog.get_logger()
+
+
+class Entrance:
+    """Looks at the server before anything is written to it, once for all partitions."""
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._looking = asyncio.Lock()
+        self._is_open = False
+
+    async def enter(self) -> None:
+        """Return once the server has been found good. Raises `ConfigError` when it is not."""
+        async with self._looking:
+            if not self._is_open:
+                await self._look()
+                self._is_open = True
+
+    async def _look(self) -> None:
+        redis, series = self._settings.redis, self._settings.engine.max_series
+        try:
+            found = await check_server(self._client, redis, series)
+        except Unreachable as error:
+            if kind_of(error) == "refused_password":
+                raise ConfigError(
+                    f"Redis refuses the password ({str(error).lower()}); give the right one as "
+                    "the credential redis-password or as QAE_REDIS__PASSWORD"
+                ) from error
+            raise
+        for finding in judge(found, redis.checks):
+            log.warning(finding.sentence, event_name="redis_check", check=finding.name)
+
+
+class Ownership:
+    """Whether a partition is ours; while it is somebody else's, we stand by or refuse to."""
+
+    def __init__(
+        self, ledger: Ledger, keys: Keys, standby: str, status: PartitionStatus, metrics: Metrics
+    ) -> None:
+        self.is_ours = False
+        self._ledger = ledger
+        self._keys = keys
+        self._standby = standby
+        self._status = status
+        self._metrics = metrics
+
+    async def take(self) -> Held | None:
+        """Take the partition, or extend the lease; who holds it, if we have to stand by.
+
+        Raises `OwnershipLost` where that is not wanted.
+        """
+        held = await self._ledger.acquire()
+        if held is None:
+            self.is_ours = True
+            self._status.held_by = None
+            self._show()
+            return None
+        name = f"process {held.holder.pid} on {held.holder.host}" if held.holder else "another"
+        if self._standby == "refuse":
+            raise OwnershipLost(
+                f"partition {self._keys.state} is owned by {name}; stop it, or set redis.standby = "
+                "wait"
+            )
+        self.lose(f"partition {self._keys.state} is now owned by {name}")
+        self._stand_by(name)
+        return held
+
+    def lose(self, detail: str) -> None:
+        """Take note that the partition, if it was ours, is somebody else's."""
+        if self.is_ours:
+            self.is_ours = False
+            self._show()
+            self._metrics.ownership_lost.inc()
+            log.warning(detail, event_name="ownership_lost", partition=self._keys.state)
+
+    def _stand_by(self, name: str) -> None:
+        status = self._status
+        if status.held_by != name:
+            log.info(f"Standing by: {self._keys.state} is owned by {name}", event_name="standby")
+        status.held_by, status.position = name, None
+        status.lag_ms, status.lag_bars, status.stale = 0, 0, ()
+        self._show()
+
+    def _show(self) -> None:
+        self._metrics.owner.labels(str(self._keys.partition)).set(self.is_ours)

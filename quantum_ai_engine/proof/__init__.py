@@ -1,0 +1,1 @@
+"""What breaks the engine on purpose, and the uninterrupted twin that it is compared with."""

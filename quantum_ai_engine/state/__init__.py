@@ -1,0 +1,1 @@
+"""The state of the engine: everything that a restart must bring back."""

@@ -1,0 +1,81 @@
+"""What goes into the state and what comes out: bars of a batch, in order, part by part."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from quantum_ai_engine.events import Bar, Refused
+
+
+class Due(msgspec.Struct, frozen=True, gc=False):
+    """A bar that may be asked about, with what its series was right after it.
+
+    `row` [columns] is the kernel's, `seen` the bars of its series, `whole` those in a row without
+    a hole (at most `LOOKBACK`), `filled` those in the longest window that were missing,
+    `newest_close` the newest close time seen by then. `is_arrival` tells the bar that came from
+    later ones of its series that are looked at again because it came late.
+    """
+
+    bar: Bar
+    series: int
+    row: NDArray[np.float64]
+    seen: int
+    whole: int
+    filled: int
+    newest_close: int
+    is_arrival: bool
+
+
+@dataclass(slots=True)
+class Part:
+    """Bars stepped together; their windows can be read until the next part is asked for.
+
+    `too_old` of the arrivals lie so far back that nothing is to be said of them any more.
+    """
+
+    due: list[Due]
+    is_last: bool
+    too_old: int = 0
+
+
+@dataclass(slots=True)
+class Taken:
+    """What became of the bars of a batch, counted.
+
+    `refused` holds (position in the batch, why). Every bar is in exactly one of processed,
+    duplicates and refused; late bars and revisions are among the processed. `filled` bars were
+    put in the place of missing ones.
+    """
+
+    processed: int = 0
+    late: int = 0
+    revised: int = 0
+    duplicates: int = 0
+    gaps: int = 0
+    filled: int = 0
+    longest_interval_ms: int = 0
+    refused: list[tuple[int, Refused]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Pending:
+    """Bars that have been put in order and are yet to be stepped together."""
+
+    bars: list[Bar] = field(default_factory=list)
+    series: list[int] = field(default_factory=list)
+    whole: list[int] = field(default_factory=list)
+    marks: list[bool] = field(default_factory=list)
+    newest_close: list[int] = field(default_factory=list)
+    count: Counter[int] = field(default_factory=Counter)
+
+    def add(self, bar: Bar, series: int, whole: int, newest_close: int, *, filled: bool) -> None:
+        """Put a bar behind the others."""
+        self.bars.append(bar)
+        self.series.append(series)
+        self.whole.append(whole)
+        self.marks.append(filled)
+        self.newest_close.append(newest_close)
+        self.count[series] += 1

@@ -1,0 +1,405 @@
+"""The state of the engine as one object.
+
+Bars go in, in the order of their stream; what is due to be asked about comes out, part by part.
+Nothing here reads a clock.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from quantum_ai_engine.config import EngineSettings, IngestSettings
+from quantum_ai_engine.events import INTERVAL_MS, Bar, Command, Reason, Refused
+from quantum_ai_engine.features.order import Arrival, Place, place_of, whole_runs
+from quantum_ai_engine.features.schema import FeatureSet
+from quantum_ai_engine.features.sessions import Calendars
+from quantum_ai_engine.features.store import DEPTH, FILLED, LOOKBACK, FeatureStore, SnapshotError
+from quantum_ai_engine.risk.positions import Positions
+from quantum_ai_engine.state.batch import Due, Part, Pending, Taken
+from quantum_ai_engine.state.saved import (
+    PART_SERIES,
+    STATE_VERSION,
+    Body,
+    Head,
+    decode,
+    encode,
+    seal,
+)
+
+FILLED_MOST = DEPTH  # missing bars in a row: beyond them a hole stays a hole
+_Row = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class _Series:
+    """One series: its newest bar, bars in a row up to it, and its count at the last filled one."""
+
+    symbol: str
+    interval: str
+    newest: Bar | None = None
+    whole: int = 0
+    filled_at: int | None = None
+
+
+class EngineState:
+    """Order, features and positions of all series.
+
+    The same bars in the same order give the same state; so do bars that come late, as long as they
+    come within `ingest.late_bars` of their time.
+    """
+
+    def __init__(
+        self,
+        sets: tuple[FeatureSet, ...],
+        calendars: Calendars,
+        engine: EngineSettings,
+        ingest: IngestSettings,
+    ) -> None:
+        self.newest_close = 0
+        self.is_halted = False
+        self.features = FeatureStore(sets)
+        # Bars that may still be valid when a late one comes, and whose windows can be read.
+        self._looked_at_again = min(math.ceil(engine.valid_intervals) + 2, DEPTH)
+        self.positions = Positions(self._looked_at_again + 1)
+        self._longest_window = max((s.window for s in sets), default=1)
+        self._calendars = calendars
+        self._max_series = engine.max_series
+        self._ingest = ingest
+        self._at: dict[tuple[str, str], int] = {}
+        self._series: list[_Series] = []
+
+    def apply(self, command: Command) -> None:
+        """Let a command of an operator take effect, for all bars after it."""
+        self.is_halted = command is Command.HALT
+
+    def take(self, bars: Sequence[Bar], taken: Taken) -> Iterator[Part]:
+        """Take bars in the order of their stream; must be gone through to the end."""
+        pending = Pending()
+        for position, bar in enumerate(bars):
+            try:
+                series = self._series_of(bar)
+                if self._is_newer(series, bar):
+                    if pending.count[series] and not self._fits(pending, series, bar):
+                        yield self._stepped(pending, is_last=False)
+                        pending = Pending()
+                    self._append(pending, series, bar, taken)
+                elif pending.count[series] and self._series[series].newest == bar:
+                    taken.duplicates += 1
+                else:
+                    if pending.count[series]:
+                        yield self._stepped(pending, is_last=False)
+                        pending = Pending()
+                    place = self._place(series, bar)
+                    if place.arrival is Arrival.DUPLICATE:
+                        taken.duplicates += 1
+                        continue
+                    if pending.bars:
+                        yield self._stepped(pending, is_last=False)
+                        pending = Pending()
+                    yield self._rewritten(series, bar, place, taken)
+            except Refused as refused:
+                taken.refused.append((position, refused))
+        if pending.bars:
+            yield self._stepped(pending, is_last=True)
+
+    def names(self) -> list[tuple[str, str]]:
+        """Symbol and interval of every series."""
+        return list(self._at)
+
+    def at(self, symbol: str, interval: str) -> int:
+        """The place of a series; a KeyError if there is none."""
+        return self._at[symbol, interval]
+
+    def find(self, symbol: str, interval: str) -> int | None:
+        """The place of a series, if there is one."""
+        return self._at.get((symbol, interval))
+
+    def newest(self, series: int) -> Bar | None:
+        """The newest bar of a series."""
+        return self._series[series].newest
+
+    def whole(self, series: int) -> int:
+        """How many bars in a row, at most `LOOKBACK`, end with the newest of a series."""
+        return self._series[series].whole
+
+    def parts(self, names: Sequence[tuple[str, str]] | None = None) -> Iterator[bytes]:
+        """The state of these series, or of all: parts of about a megabyte, to be sealed.
+
+        No bar may be taken in between.
+        """
+        names = sorted(self._at if names is None else names)
+        yield encode(Head(STATE_VERSION, self._calendars.lines, len(names), self.is_halted))
+        for start in range(0, len(names), PART_SERIES):
+            some = tuple(names[start : start + PART_SERIES])
+            at = [self._at[name] for name in some]
+            positions = tuple(self.positions.remembered(i) for i in at)
+            yield encode(Body(some, positions, self.features.snapshot(at)))
+
+    def snapshot(self, names: Sequence[tuple[str, str]] | None = None) -> list[bytes]:
+        """The same for `restore`, all parts at once and sealed."""
+        return [seal(part) for part in self.parts(names)]
+
+    def restore(self, parts: Sequence[bytes]) -> None:
+        """Add the series of a snapshot to a state that has none of them.
+
+        Raises `SnapshotError`; this state is then of no use.
+        """
+        head, before = decode(parts[0] if parts else b"", Head), len(self._at)
+        if head.version != STATE_VERSION:
+            raise SnapshotError(f"state version {head.version} is not {STATE_VERSION}")
+        if head.venues != self._calendars.lines:
+            raise SnapshotError("the snapshot was made with other sessions.venues")
+        self.features.reserve(before + head.series)
+        for part in parts[1:]:
+            self._restore(decode(part, Body))
+        self.is_halted |= head.is_halted
+        if len(self._at) != before + head.series:
+            raise SnapshotError(f"the snapshot lacks some of its {head.series} series")
+
+    def digest(self) -> str:
+        """A hash of the whole state; how often a signal was amended is no part of it."""
+        names = sorted(self._at)
+        at = [self._at[name] for name in names]
+        positions = []
+        for i in at:
+            before, said = self.positions.remembered(i)
+            positions.append((before, [msgspec.structs.replace(one, version=0) for one in said]))
+        whole = [self._series[i].whole for i in at]
+        rest = (self.newest_close, self.is_halted)
+        told = msgspec.msgpack.encode((names, positions, whole, rest))
+        return blake2b(told + self.features.digest(at), digest_size=16).hexdigest()
+
+    def overdue(self, now_ms: int, intervals: float) -> Iterator[Bar]:
+        """The newest bars of the series that should have had another one `intervals` ago."""
+        for one in self._series:
+            bar = one.newest
+            if bar is None or now_ms <= bar.close_time + intervals * bar.interval_ms:
+                continue
+            due = self._calendars.of(bar.symbol).next_open(bar.close_time)
+            if now_ms > due + intervals * bar.interval_ms:
+                yield bar
+
+    def _series_of(self, bar: Bar) -> int:
+        key = (bar.symbol, bar.interval)
+        if key not in self._at:
+            if len(self._at) >= self._max_series:
+                raise Refused(
+                    Reason.TOO_MANY_SERIES,
+                    f"engine.max_series = {self._max_series} series are known already",
+                )
+            self._add(key)
+        return self._at[key]
+
+    def _add(self, key: tuple[str, str]) -> int:
+        self._at[key] = series = len(self._at)
+        self._series.append(_Series(*key))
+        self.positions.reserve(len(self._at))
+        self.features.reserve(len(self._at))
+        return series
+
+    def _is_newer(self, series: int, bar: Bar) -> bool:
+        newest = self._series[series].newest
+        return newest is None or bar.open_time > newest.open_time
+
+    def _missing(self, before: Bar | None, bar: Bar) -> int:
+        if before is None:
+            return 0
+        calendar = self._calendars.of(bar.symbol)
+        return calendar.missing(before.close_time, bar.open_time, bar.interval_ms)
+
+    def _fits(self, pending: Pending, series: int, bar: Bar) -> bool:
+        """Whether after this bar the windows of the pending ones of its series are still there."""
+        adds = 1
+        if self._ingest.gap_fill == "flat":
+            adds += min(self._missing(self._series[series].newest, bar), FILLED_MOST)
+        return pending.count[series] + adds <= DEPTH
+
+    def _append(self, pending: Pending, series: int, bar: Bar, taken: Taken) -> None:
+        """Put a bar behind the newest of its series, and what is to be filled in before it."""
+        one = self._series[series]
+        if missing := self._missing(one.newest, bar):
+            taken.gaps += 1
+            assert one.newest is not None
+            fills = self._fills(one.newest, bar, missing)
+            taken.filled += len(fills)
+            for fill in fills:
+                one.whole = min(one.whole + 1, LOOKBACK)
+                pending.add(fill, series, one.whole, self.newest_close, filled=True)
+            if not fills:
+                one.whole = 0
+        one.newest, one.whole = bar, min(one.whole + 1, LOOKBACK)
+        self._arrived(bar, taken)
+        pending.add(bar, series, one.whole, self.newest_close, filled=False)
+
+    def _arrived(self, bar: Bar, taken: Taken) -> None:
+        self.newest_close = max(self.newest_close, bar.close_time)
+        taken.processed += 1
+        taken.longest_interval_ms = max(taken.longest_interval_ms, bar.interval_ms)
+
+    def _fills(self, before: Bar, bar: Bar, missing: int) -> list[Bar]:
+        """The flat bars that stand for the missing ones, if they are to be filled in."""
+        if self._ingest.gap_fill != "flat" or missing > FILLED_MOST:
+            return []
+        calendar, close = self._calendars.of(bar.symbol), before.close
+        missed = calendar.missed(before.close_time, bar.open_time, bar.interval_ms)
+        return [
+            Bar(bar.symbol, bar.interval, open_time, close, close, close, close, 0.0)
+            for open_time in chain.from_iterable(missed)
+        ]
+
+    def _stepped(self, pending: Pending, *, is_last: bool) -> Part:
+        series = np.array(pending.series, dtype=np.int64)
+        bars = np.array([self._calendars.row(bar) for bar in pending.bars])
+        rows = self.features.step(series, bars, np.array(pending.marks))
+        counts = rows.counts.tolist()
+        due = []
+        for i, bar in enumerate(pending.bars):
+            at, count = pending.series[i], counts[i]
+            if pending.marks[i]:
+                self._series[at].filled_at = count
+                continue
+            filled = self._filled(at, count)
+            whole, newest_close = pending.whole[i], pending.newest_close[i]
+            due.append(
+                Due(bar, at, rows.values[i], count, whole, filled, newest_close, is_arrival=True)
+            )
+        return Part(due, is_last)
+
+    def _filled(self, series: int, count: int) -> int:
+        """How many bars of the longest window that ends with bar `count` were filled in."""
+        at = self._series[series].filled_at
+        if at is None or count - at >= self._longest_window:
+            return 0
+        recent = self.features.recent(series)
+        end = len(recent) - (self.features.count(series) - count)
+        return int(recent[max(0, end - self._longest_window) : end, FILLED].sum())
+
+    def _place(self, series: int, bar: Bar) -> Place:
+        """Where a bar belongs that is not new. Raises `Refused` when it is too late for it."""
+        recent = self.features.recent(series)
+        place = place_of(recent, bar)
+        newer = int((recent[place.at + place.takes_place :, FILLED] == 0.0).sum())
+        limit = self._ingest.late_bars
+        if place.arrival is Arrival.REVISION and newer > limit:
+            raise Refused(
+                Reason.REVISION,
+                f"a bar closing at {bar.close_time} with other values was processed, and {newer} "
+                f"after it: more than ingest.late_bars = {limit}",
+            )
+        if place.arrival is Arrival.LATE and not self._is_welcome(series, bar, place, newer):
+            raise Refused(
+                Reason.LATE,
+                f"closes at {bar.close_time} and comes after {newer} or more later ones: too late "
+                f"(ingest.late_bars = {limit})",
+            )
+        return place
+
+    def _is_welcome(self, series: int, bar: Bar, place: Place, newer: int) -> bool:
+        """Whether a late bar comes soon enough, or belongs into a hole that is remembered."""
+        is_soon = newer <= self._ingest.late_bars
+        if place.at == 0 and not place.takes_place:
+            return is_soon and self.features.count(series) == len(self.features.recent(series))
+        calendar = self._calendars.of(bar.symbol)
+        return is_soon or calendar.missing(bar.open_time, bar.close_time, bar.interval_ms) > 0
+
+    def _rewritten(self, series: int, bar: Bar, place: Place, taken: Taken) -> Part:
+        """Let a bar have come in time; the bar, and the newest ones after it, are due."""
+        changed = self._changed(series, bar, place)
+        taken.late += place.arrival is Arrival.LATE
+        taken.revised += place.arrival is Arrival.REVISION
+        self._arrived(bar, taken)
+        rows = self.features.rewrite(series, changed)
+        whole = self._noted(series, changed)
+        at = int(np.searchsorted(changed[:, 5], bar.open_time))
+        first = len(changed) - self._looked_at_again
+        due = []
+        for i in range(max(at, first), len(changed)):
+            if not changed[i, FILLED]:
+                count = int(rows.counts[i])
+                due.append(
+                    Due(
+                        bar if i == at else _bar_of(bar.symbol, bar.interval, changed[i]),
+                        series,
+                        rows.values[i],
+                        count,
+                        int(whole[i]),
+                        self._filled(series, count),
+                        self.newest_close,
+                        is_arrival=i == at,
+                    )
+                )
+        return Part(due, is_last=False, too_old=int(at < first))
+
+    def _changed(self, series: int, bar: Bar, place: Place) -> _Row:
+        """The recent bars as they are with a bar in its place. Raises `Refused`."""
+        recent, row = self.features.recent(series), (*self._calendars.row(bar), 0.0)
+        if place.takes_place:
+            changed = recent.copy()
+            changed[place.at] = row
+        else:
+            changed = np.insert(recent, place.at, row, axis=0)
+        changed = self._filled_in(changed, bar)
+        if len(changed) < len(recent):
+            raise Refused(
+                Reason.LATE,
+                f"closes at {bar.close_time}, in a session that was missing as a whole: what was "
+                "filled in around it cannot be undone",
+            )
+        return changed
+
+    def _filled_in(self, recent: _Row, bar: Bar) -> _Row:
+        """Recent bars [m, RECENT_WIDTH], with what is to be filled in filled in anew."""
+        if self._ingest.gap_fill != "flat":
+            return recent
+        # If the first was filled in itself, what comes after it has the same values as before.
+        rows: list[_Row] = [recent[0]]
+        before = _bar_of(bar.symbol, bar.interval, recent[0])
+        for row in recent[1:][recent[1:, FILLED] == 0.0]:
+            one = _bar_of(bar.symbol, bar.interval, row)
+            if missing := self._missing(before, one):
+                fills = self._fills(before, one, missing)
+                rows += [np.array((*self._calendars.row(fill), 1.0)) for fill in fills]
+            rows.append(row)
+            before = one
+        return np.array(rows)
+
+    def _noted(self, series: int, recent: _Row) -> NDArray[np.int64]:
+        """Take note of the newest of changed bars; how many in a row [m] end with each."""
+        one = self._series[series]
+        calendar = self._calendars.of(one.symbol)
+        holes = calendar.holes(recent[:, 5].astype(np.int64), INTERVAL_MS[one.interval])
+        whole = np.minimum(whole_runs(holes), LOOKBACK)
+        one.newest = _bar_of(one.symbol, one.interval, recent[-1])
+        one.whole = int(whole[-1])
+        filled = np.flatnonzero(recent[:, FILLED])
+        count = self.features.count(series)
+        one.filled_at = count - len(recent) + 1 + int(filled[-1]) if len(filled) else None
+        return whole
+
+    def _restore(self, body: Body) -> None:
+        if twice := [name for name in body.names if name in self._at]:
+            raise SnapshotError(f"the series {' '.join(twice[0])} was restored before")
+        at = [self._add(name) for name in body.names]
+
+        def rows(i: int, open_time: NDArray[np.int64], ohlcv: _Row) -> _Row:
+            symbol, interval = body.names[i]
+            return self._calendars.of(symbol).rows(open_time, ohlcv, INTERVAL_MS[interval])
+
+        self.features.restore(at, body.features, rows)
+        for series, (before, said) in zip(at, body.positions, strict=True):
+            self.positions.restore(series, before, said)
+            self._noted(series, self.features.recent(series))
+            newest = self._series[series].newest
+            assert newest is not None
+            self.newest_close = max(self.newest_close, newest.close_time)
+
+
+def _bar_of(symbol: str, interval: str, row: _Row) -> Bar:
+    opened, high, low, close, volume, open_time = row[:6].tolist()
+    return Bar(symbol, interval, int(open_time), opened, high, low, close, volume)

@@ -1,0 +1,1 @@
+"""Tests of the fault run: of what breaks things, and of what judges the outcome."""
