@@ -10,7 +10,7 @@ from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.commit import START, DeadLetter
 from quantum_ai_engine.daemon.decode import decode, decode_map
 from quantum_ai_engine.daemon.keys import Keys, partition_of
-from quantum_ai_engine.events import LAST_TIME_MS, Bar, Refused
+from quantum_ai_engine.events import Bar, Refused
 
 Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 
@@ -58,23 +58,24 @@ class BarFeed:
     ) -> tuple[list[Bar], list[Entry], list[DeadLetter]]:
         """The bars, the entries that they came from, and the letters of those refused.
 
-        A bar is of the future if it closes after `latest_close`, or after its entry was made: what
-        was refused once is refused again when the stream is read anew.
+        A bar is of the future if it closes after its entry was made, by the clock of Redis: what
+        was refused once is refused again when the stream is read anew. Where an entry's id is no
+        time, it must not close after `latest_close`.
         """
         bars, accepted, dead = [], [], []
         for entry in entries:
             try:
-                latest = min(latest_close, self._latest_of(entry[0]))
-                bars.append(decode(entry[1], self._environment, latest))
+                latest = self._latest_of(entry[0])
+                bars.append(decode(entry[1], self._environment, latest or latest_close))
                 accepted.append(entry)
             except Refused as refused:
                 dead.append(DeadLetter(refused, entry[0], entry[1]))
         return bars, accepted, dead
 
-    def _latest_of(self, entry_id: bytes) -> int:
-        """The last close that an entry can tell of; ids that are no times bound nothing."""
+    def _latest_of(self, entry_id: bytes) -> int | None:
+        """The last close that an entry can tell of; None when its id is no time."""
         made_at = time_ms(entry_id.decode())
-        return made_at + self._tolerance_ms if made_at >= FIRST_TIME_MS else LAST_TIME_MS
+        return made_at + self._tolerance_ms if made_at >= FIRST_TIME_MS else None
 
     async def tail(self, position: str, bars_per_series: int, latest_close: int) -> list[Bar]:
         """The last bars up to a position, oldest first: `bars_per_series` of each if there are.

@@ -96,7 +96,8 @@ class Recovery:
                 return None
             if order_of(snapshot.offset) > order_of(position):
                 raise SavedStateError(f"it is of {snapshot.offset}, after the position {position}")
-            engine.state.restore(snapshot.parts)
+            for _ in engine.state.restoring(snapshot.parts):
+                await asyncio.sleep(0)
             return snapshot
         except (SavedStateError, SnapshotError) as error:
             engine.forget()
@@ -111,7 +112,13 @@ class Recovery:
         """Let the engine take note of all signals after an id; how many there were."""
         count = 0
         async for entries in self._signals(after):
-            signals = [msgspec.json.decode(fields[b"json"], type=Signal) for _, fields in entries]
+            signals = [signal for entry in entries if (signal := _signal_of(entry)) is not None]
+            if foreign := len(entries) - len(signals):
+                log.warning(
+                    f"{foreign} entries of the signal stream are none of ours",
+                    event_name="foreign_signals",
+                    count=foreign,
+                )
             engine.recall(signals)
             count += len(signals)
             await asyncio.sleep(0)
@@ -125,6 +132,13 @@ class Recovery:
             if len(entries) < CHUNK:
                 return
             after = entries[-1][0].decode()
+
+
+def _signal_of(entry: Entry) -> Signal | None:
+    try:
+        return msgspec.json.decode(entry[1].get(b"json", b""), type=Signal)
+    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        return None
 
 
 def order_of(entry_id: str) -> tuple[int, int]:

@@ -56,3 +56,9 @@ def whole_runs(holes: NDArray[np.bool_]) -> NDArray[np.int64]:
     """
     at = np.arange(len(holes))
     return at - np.maximum.accumulate(np.where(holes, at, 0)) + 1
+
+
+def bar_of(symbol: str, interval: str, row: NDArray[np.float64]) -> Bar:
+    """The bar of a recent row."""
+    opened, high, low, close, volume, open_time = row[:6].tolist()
+    return Bar(symbol, interval, int(open_time), opened, high, low, close, volume)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.config import EngineSettings, IngestSettings
 from quantum_ai_engine.events import INTERVAL_MS, Bar, Command, Reason, Refused
-from quantum_ai_engine.features.order import Arrival, Place, place_of, whole_runs
+from quantum_ai_engine.features.order import Arrival, Place, bar_of, place_of, whole_runs
 from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import DEPTH, FILLED, LOOKBACK, FeatureStore, SnapshotError
@@ -146,10 +146,12 @@ class EngineState:
         return [seal(part) for part in self.parts(names)]
 
     def restore(self, parts: Sequence[bytes]) -> None:
-        """Add the series of a snapshot to a state that has none of them.
+        """Add the series of a snapshot to a state that has none of them, all at once."""
+        for _ in self.restoring(parts):
+            pass
 
-        Raises `SnapshotError`; this state is then of no use.
-        """
+    def restoring(self, parts: Sequence[bytes]) -> Iterator[None]:
+        """The same, a part at a time. Raises `SnapshotError`; this state is then of no use."""
         head, before = decode(parts[0] if parts else b"", Head), len(self._at)
         if head.version != STATE_VERSION:
             raise SnapshotError(f"state version {head.version} is not {STATE_VERSION}")
@@ -158,6 +160,7 @@ class EngineState:
         self.features.reserve(before + head.series)
         for part in parts[1:]:
             self._restore(decode(part, Body))
+            yield
         self.is_halted |= head.is_halted
         if len(self._at) != before + head.series:
             raise SnapshotError(f"the snapshot lacks some of its {head.series} series")
@@ -324,7 +327,7 @@ class EngineState:
                 count = int(rows.counts[i])
                 due.append(
                     Due(
-                        bar if i == at else _bar_of(bar.symbol, bar.interval, changed[i]),
+                        bar if i == at else bar_of(bar.symbol, bar.interval, changed[i]),
                         series,
                         rows.values[i],
                         count,
@@ -359,9 +362,9 @@ class EngineState:
             return recent
         # If the first was filled in itself, what comes after it has the same values as before.
         rows: list[_Row] = [recent[0]]
-        before = _bar_of(bar.symbol, bar.interval, recent[0])
+        before = bar_of(bar.symbol, bar.interval, recent[0])
         for row in recent[1:][recent[1:, FILLED] == 0.0]:
-            one = _bar_of(bar.symbol, bar.interval, row)
+            one = bar_of(bar.symbol, bar.interval, row)
             if missing := self._missing(before, one):
                 fills = self._fills(before, one, missing)
                 rows += [np.array((*self._calendars.row(fill), 1.0)) for fill in fills]
@@ -375,7 +378,7 @@ class EngineState:
         calendar = self._calendars.of(one.symbol)
         holes = calendar.holes(recent[:, 5].astype(np.int64), INTERVAL_MS[one.interval])
         whole = np.minimum(whole_runs(holes), LOOKBACK)
-        one.newest = _bar_of(one.symbol, one.interval, recent[-1])
+        one.newest = bar_of(one.symbol, one.interval, recent[-1])
         one.whole = int(whole[-1])
         filled = np.flatnonzero(recent[:, FILLED])
         count = self.features.count(series)
@@ -398,8 +401,3 @@ class EngineState:
             newest = self._series[series].newest
             assert newest is not None
             self.newest_close = max(self.newest_close, newest.close_time)
-
-
-def _bar_of(symbol: str, interval: str, row: _Row) -> Bar:
-    opened, high, low, close, volume, open_time = row[:6].tolist()
-    return Bar(symbol, interval, int(open_time), opened, high, low, close, volume)

@@ -26,7 +26,7 @@ from .lives import (
     told,
     uninterrupted,
 )
-from .test_app import KEYS, changed, feed, serving, until, with_one_agent
+from .test_app import KEYS, changed, feed, run_through, serving, until, with_one_agent
 
 KILLS = 12
 BARS = 360
@@ -240,3 +240,14 @@ async def test_a_step_in_hand_survives_the_loss_of_the_state(
         assert state_of(daemon) == state
     assert await told(client) == signals
     assert named(events, "snapshot_refused") == []
+
+
+async def test_foreign_entries_of_the_signal_stream_end_no_start(
+    settings: Settings, client: Client, bars: list[Bar]
+) -> None:
+    """L47: whatever somebody put there, what is ours is recalled and the engine serves."""
+    await run_through(settings, client, bars[:300])
+    await client.xadd(KEYS.signals, {"json": "[1"})
+    await client.xadd(KEYS.signals, {"x": b"\xff"})
+    async with serving(settings) as daemon:
+        await until(lambda: daemon.status.ready)
