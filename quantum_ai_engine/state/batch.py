@@ -1,4 +1,4 @@
-"""What goes into the state and what comes out: bars of a batch, in order, part by part."""
+"""What goes into the state and what comes out, part by part, and what is kept of a series."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -79,3 +79,14 @@ class Pending:
         self.marks.append(filled)
         self.newest_close.append(newest_close)
         self.count[series] += 1
+
+
+@dataclass(slots=True)
+class Series:
+    """One series: its newest bar, bars in a row up to it, and its count at the last filled one."""
+
+    symbol: str
+    interval: str
+    newest: Bar | None = None
+    whole: int = 0
+    filled_at: int | None = None

@@ -6,7 +6,6 @@ Nothing here reads a clock.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import chain
 
@@ -21,7 +20,7 @@ from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import DEPTH, FILLED, LOOKBACK, FeatureStore, SnapshotError
 from quantum_ai_engine.risk.positions import Positions
-from quantum_ai_engine.state.batch import Due, Part, Pending, Taken
+from quantum_ai_engine.state.batch import Due, Part, Pending, Series, Taken
 from quantum_ai_engine.state.saved import (
     PART_SERIES,
     STATE_VERSION,
@@ -34,17 +33,6 @@ from quantum_ai_engine.state.saved import (
 
 FILLED_MOST = DEPTH  # missing bars in a row: beyond them a hole stays a hole
 _Row = NDArray[np.float64]
-
-
-@dataclass(slots=True)
-class _Series:
-    """One series: its newest bar, bars in a row up to it, and its count at the last filled one."""
-
-    symbol: str
-    interval: str
-    newest: Bar | None = None
-    whole: int = 0
-    filled_at: int | None = None
 
 
 class EngineState:
@@ -72,7 +60,7 @@ class EngineState:
         self._max_series = engine.max_series
         self._ingest = ingest
         self._at: dict[tuple[str, str], int] = {}
-        self._series: list[_Series] = []
+        self._series: list[Series] = []
 
     def apply(self, command: Command) -> None:
         """Let a command of an operator take effect, for all bars after it."""
@@ -201,7 +189,7 @@ class EngineState:
 
     def _add(self, key: tuple[str, str]) -> int:
         self._at[key] = series = len(self._at)
-        self._series.append(_Series(*key))
+        self._series.append(Series(*key))
         self.positions.reserve(len(self._at))
         self.features.reserve(len(self._at))
         return series
