@@ -188,6 +188,10 @@ class Ledger:
         signal: Any = await self._client.hget(self._keys.state, "signal")
         return START if signal is None else str(signal, "ascii")
 
+    async def is_written(self, signal: str) -> bool:
+        """Whether the signal stream has an entry of this id."""
+        return bool(await self._client.xrange(self._keys.signals, signal, signal))
+
     async def controls(self) -> Controls:
         """How far the control stream was followed, and which commands took effect where."""
         read: Any = await self._client.hmget(self._keys.state, "control", "controls")

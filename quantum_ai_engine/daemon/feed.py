@@ -117,6 +117,11 @@ class BarFeed:
         )
         return int(count)
 
+    async def first(self) -> str | None:
+        """The id of the oldest entry, None when there is none."""
+        oldest: Any = await self._client.xrange(self._keys.bars, count=1)
+        return oldest[0][0].decode() if oldest else None
+
     async def was_trimmed(self, position: str) -> bool:
         """Whether the entry at a position is gone, so that entries after it may be gone too."""
         if position == START:
@@ -129,8 +134,7 @@ class BarFeed:
         if not newest:
             return 0
         if position == START:
-            oldest: Any = await self._client.xrange(self._keys.bars, count=1)
-            position = oldest[0][0].decode() if oldest else newest[0][0].decode()
+            position = await self.first() or newest[0][0].decode()
         return max(0, time_ms(newest[0][0].decode()) - time_ms(position))
 
     async def _backward(self, end: str, count: int) -> list[Entry]:

@@ -30,7 +30,7 @@ from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.ownership import Entrance, Ownership
-from quantum_ai_engine.daemon.recovery import Recovery
+from quantum_ai_engine.daemon.recovery import Recovery, order_of
 from quantum_ai_engine.daemon.snapshots import Snapshots
 from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.daemon.tasks import end
@@ -181,7 +181,7 @@ class Rounds:
         if not await self._own(stop):
             return
         position = await self.ledger.position()
-        if position is None and self.position not in (None, START):
+        if position is None and self.position not in (None, START) and await self._is_lost():
             await self._lost_data()
         elif (position or START) != self.position or self._step is not None:
             await self._rebuild(position or START)
@@ -197,6 +197,17 @@ class Rounds:
             self.status.turns += 1
             await _pause(stop, min(held.left_ms / 1000, STANDBY_PART_S))
         return False
+
+    async def _is_lost(self) -> bool:
+        """Whether Redis has lost the state alone, or everything: the signals say that.
+
+        Else it went back to before the first commit, as after a crash: bars from before our
+        position are there, and the signals since then are not. Then all is to be done again.
+        """
+        assert self.position is not None
+        first = await self.feed.first()
+        is_emptied = first is None or order_of(first) > order_of(self.position)
+        return is_emptied or await self.ledger.is_written(self._signal)
 
     async def _lost_data(self) -> None:
         """Go on with what is known, when Redis has lost the state that we had written.

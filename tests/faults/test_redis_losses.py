@@ -146,6 +146,19 @@ async def test_it_went_back_in_time(
                 assert metric(daemon, "qae_state_lost_total") == 0
 
 
+async def test_it_went_back_to_before_the_first_commit(
+    settings: Settings, client: Client, bars: list[Bar], expected: Said, events: list[Event]
+) -> None:
+    """L40, L43: bars without a position and without signals were never dealt with."""
+    async with fed(settings, client, bars) as daemon:
+        async with client.pipeline(transaction=True) as pipe:
+            pipe.delete(KEYS.state, KEYS.signals)
+            await pipe.execute()
+        await feed(client, bars[FIRST:])
+        await is_well(daemon, client, events, expected)
+        assert metric(daemon, "qae_state_lost_total") == 0
+
+
 async def test_trimmed_by_others_while_it_serves(
     settings: Settings, client: Client, bars: list[Bar], with_a_hole: Said, events: list[Event]
 ) -> None:
