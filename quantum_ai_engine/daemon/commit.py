@@ -41,10 +41,13 @@ if offset ~= '0-0' and #redis.call('XRANGE', KEYS[4], offset, offset) == 0 then
   trimmed = 1
 end
 redis.call('XLEN', KEYS[3])
-local at = 11
+local at, unheard = 11, 0
 for _ = 1, tonumber(ARGV[7]) do
   signal = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'json', ARGV[at + 1])
-  redis.call('PUBLISH', ARGV[at], ARGV[at + 1])
+  -- What a user may not publish is in the stream all the same: an error here would double it.
+  if type(redis.pcall('PUBLISH', ARGV[at], ARGV[at + 1])) == 'table' then
+    unheard = 1
+  end
   at = at + 2
 end
 while at <= #ARGV do
@@ -56,7 +59,7 @@ redis.call('HSET', KEYS[1], 'offset', ARGV[4], 'signal', signal, 'lease_until', 
 if ARGV[9] ~= '' and ARGV[9] ~= control then
   redis.call('HSET', KEYS[1], 'control', ARGV[9], 'controls', ARGV[10])
 end
-return {{'done', signal, trimmed}}
+return {{'done', signal, trimmed, unheard}}
 """
 
 _JSON = msgspec.json.Encoder()
@@ -114,11 +117,13 @@ class Receipt:
     """What a commit found: the last signal ever written, and whether its start was trimmed.
 
     `signal` is an id of the signal stream, "0-0" when there is none. `trimmed` says that the entry
-    at `start` is gone from the bar stream: entries after it may be gone, too.
+    at `start` is gone from the bar stream: entries after it may be gone, too. `unheard` says that
+    Redis did not let us publish: the signals are in the stream alone.
     """
 
     signal: str
     trimmed: bool
+    unheard: bool = False
 
 
 def _cut(value: bytes) -> bytes:
@@ -144,19 +149,20 @@ class Ledger:
         self._holder = holder
         self._token = f"0-{holder.id}".encode()  # nobody's: fences count from 1
 
-    async def acquire(self) -> Held | None:
+    async def acquire(self, *, yields: bool = False) -> Held | None:
         """Take the partition or extend the lease; who holds it, if somebody else does.
 
         A lease that ended is taken over, and so is that of a process of this machine that is gone.
+        A partition that nobody has ever owned is taken, unless `yields`: then it counts as held.
         """
-        reply = await self._take(b"")
+        reply = await self._take(b"", yields=yields)
         if reply[0] == b"held":
             holder = Holder.decode(reply[2])
             if holder is None or not holder.is_gone():
-                return Held(holder, reply[3])
-            reply = await self._take(reply[1])
+                return Held(holder, int(reply[3]))
+            reply = await self._take(reply[1], yields=yields)
         if reply[0] == b"held":
-            return Held(Holder.decode(reply[2]), reply[3])
+            return Held(Holder.decode(reply[2]), int(reply[3]))
         self._token = reply[1]
         return None
 
@@ -228,7 +234,7 @@ class Ledger:
             head += [controls.before, controls.after.position, applied]
         reply = await self._ask(COMMIT, *head, *published, *letters)
         if reply[0] == b"done":
-            return Receipt(reply[1].decode(), trimmed=bool(reply[2]))
+            return Receipt(reply[1].decode(), bool(reply[2]), unheard=bool(reply[3]))
         offset, signal, control = (one.decode() for one in reply[1:])
         if offset == end and (controls is None or control == controls.after.position):
             return Receipt(signal, trimmed=False)  # written before, only the reply was lost
@@ -261,9 +267,9 @@ class Ledger:
             parts.append(contents.check(index, part))
         return Snapshot(contents.offset, contents.signal, tuple(parts))
 
-    async def _take(self, gone: bytes) -> Any:
+    async def _take(self, gone: bytes, *, yields: bool) -> Any:
         holder = msgspec.json.encode(self._holder)
-        return await self._run(ACQUIRE, self._holder.id, self._lease_ms, holder, gone)
+        return await self._run(ACQUIRE, self._holder.id, self._lease_ms, holder, gone, int(yields))
 
     async def _ask(self, script: str, *arguments: Argument, absent_is_fine: bool = False) -> Any:
         """The answer to a script of the owner. Raises `Conflict` or `OwnershipLost`."""
@@ -288,6 +294,16 @@ class Ledger:
             return await client.evalsha(_SHA[script], len(names), *names, *arguments)
         except NoScriptError:
             return await client.eval(script, len(names), *names, *arguments)
+
+
+def order_of(entry_id: str) -> tuple[int, int]:
+    """By what entries follow each other.
+
+    >>> order_of("9-1") < order_of("10-0")
+    True
+    """
+    made_at, _, sequence = entry_id.partition("-")
+    return int(made_at), int(sequence or 0)
 
 
 _SHA = {

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import structlog
 
-from quantum_ai_engine.daemon.commit import Controls, DeadLetter
+from quantum_ai_engine.daemon.commit import Controls, DeadLetter, order_of
 from quantum_ai_engine.daemon.decode import decode_command
 from quantum_ai_engine.daemon.feed import Entry
-from quantum_ai_engine.daemon.recovery import order_of
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import Control, Refused
 
@@ -39,5 +38,7 @@ def obey(
             position=position,
         )
     followed = entries[-1][0].decode() if entries else known.position
-    needed = tuple(control for control in applied if order_of(control.at) >= order_of(saved))
+    # The last one is needed even so: a snapshot may be refused.
+    late = [c for c in applied[:-1] if order_of(c.at) >= order_of(saved)]
+    needed = (*late, *applied[-1:])
     return Controls(followed, needed), letters

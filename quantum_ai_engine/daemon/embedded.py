@@ -23,6 +23,8 @@ from types import TracebackType
 from typing import BinaryIO, Self, TextIO
 from urllib.parse import quote
 
+from quantum_ai_engine.daemon.aof import mend
+
 SOCKET_PATH_BYTES = 107  # sun_path holds 108 with its NUL; Redis would silently cut the rest off
 POLL_S = 0.001
 START_TIMEOUT_S = (
@@ -152,6 +154,8 @@ class EmbeddedRedis:
     async def _spawn(self, server: Path, lock: int) -> Process:
         with self._open_log() as log:
             try:
+                # Nobody else holds the data now.
+                await asyncio.to_thread(mend, server, self.directory)
                 return await asyncio.create_subprocess_exec(
                     server,
                     *self._arguments(),

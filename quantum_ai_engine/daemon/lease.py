@@ -47,11 +47,15 @@ RELEASE = f"""{GUARD}
 redis.call('HDEL', KEYS[1], 'owner', 'lease_until', 'holder')
 return {{'done'}}
 """
-# ARGV: id, length of the lease in ms, holder, and the token of an owner that is known to be gone.
+# ARGV: id, length of the lease in ms, holder, the token of an owner that is known to be gone, and
+# 1 if a partition that nobody ever owned is to be left to somebody who was seen to own it.
 ACQUIRE = f"""{NOW}
 local state = redis.call('HMGET', KEYS[1], 'owner', 'fence', 'lease_until', 'holder')
 local owner, fence = state[1] or '', tonumber(state[2]) or 0
 local token = string.format('%d-%s', fence, ARGV[1])
+if ARGV[5] == '1' and owner == '' and fence == 0 then
+  return {{'held', '', '', ARGV[2]}}
+end
 if owner ~= token then
   local left = (tonumber(state[3]) or 0) - now
   if owner ~= '' and owner ~= ARGV[4] and left > 0 then

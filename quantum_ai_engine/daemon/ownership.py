@@ -1,10 +1,11 @@
 """Owning a partition: on a server that state can be entrusted to, and alone."""
 
 import asyncio
+import time
 
 import structlog
 
-from quantum_ai_engine.config import ConfigError, Settings
+from quantum_ai_engine.config import ConfigError, RedisSettings, Settings
 from quantum_ai_engine.daemon.checks import check_server, judge
 from quantum_ai_engine.daemon.client import Client, Unreachable, kind_of
 from quantum_ai_engine.daemon.commit import Ledger, OwnershipLost
@@ -12,6 +13,8 @@ from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.lease import Held
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.status import PartitionStatus
+
+NOBODY = "nobody that is known"
 
 log = structlog.get_logger()
 
@@ -51,27 +54,35 @@ class Ownership:
     """Whether a partition is ours; while it is somebody else's, we stand by or refuse to."""
 
     def __init__(
-        self, ledger: Ledger, keys: Keys, standby: str, status: PartitionStatus, metrics: Metrics
+        self,
+        ledger: Ledger,
+        keys: Keys,
+        settings: RedisSettings,
+        status: PartitionStatus,
+        metrics: Metrics,
     ) -> None:
         self.is_ours = False
         self._ledger = ledger
         self._keys = keys
-        self._standby = standby
+        self._standby = settings.standby
+        self._lease_s = settings.lease_ms / 1000
         self._status = status
         self._metrics = metrics
+        self._patient_until = 0.0
 
     async def take(self) -> Held | None:
         """Take the partition, or extend the lease; who holds it, if we have to stand by.
 
         Raises `OwnershipLost` where that is not wanted.
         """
-        held = await self._ledger.acquire()
+        held = await self._ledger.acquire(yields=self._yields())
         if held is None:
+            self._report_emptied()
             self.is_ours = True
             self._status.held_by = None
             self._show()
             return None
-        name = f"process {held.holder.pid} on {held.holder.host}" if held.holder else "another"
+        name = f"process {held.holder.pid} on {held.holder.host}" if held.holder else NOBODY
         if self._standby == "refuse":
             raise OwnershipLost(
                 f"partition {self._keys.state} is owned by {name}; stop it, or set redis.standby = "
@@ -80,6 +91,26 @@ class Ownership:
         self.lose(f"partition {self._keys.state} is now owned by {name}")
         self._stand_by(name)
         return held
+
+    def _yields(self) -> bool:
+        """Whether to let the owner that we saw come back first, to a Redis that was emptied.
+
+        It has the state in memory, and we have none.
+        """
+        now = time.monotonic()
+        if self._status.held_by is not None and self._status.held_by != NOBODY:
+            self._patient_until = now + self._lease_s
+        return now < self._patient_until
+
+    def _report_emptied(self) -> None:
+        if self._status.held_by == NOBODY:
+            self._metrics.state_lost.inc()
+            log.error(
+                "Redis has lost the state of the engine: it was emptied, and nobody came back "
+                "who knows it",
+                event_name="state_lost",
+                partition=self._keys.state,
+            )
 
     def lose(self, detail: str) -> None:
         """Take note that the partition, if it was ours, is somebody else's."""

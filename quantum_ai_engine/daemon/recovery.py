@@ -10,7 +10,7 @@ import structlog
 
 from quantum_ai_engine.config import EngineSettings
 from quantum_ai_engine.daemon.client import Client
-from quantum_ai_engine.daemon.commit import START, Ledger
+from quantum_ai_engine.daemon.commit import START, Ledger, order_of
 from quantum_ai_engine.daemon.feed import BarFeed, Entry
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.saved import SavedStateError, Snapshot
@@ -139,13 +139,3 @@ def _signal_of(entry: Entry) -> Signal | None:
         return msgspec.json.decode(entry[1].get(b"json", b""), type=Signal)
     except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
         return None
-
-
-def order_of(entry_id: str) -> tuple[int, int]:
-    """By what entries follow each other.
-
-    >>> order_of("9-1") < order_of("10-0")
-    True
-    """
-    made_at, _, sequence = entry_id.partition("-")
-    return int(made_at), int(sequence or 0)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from quantum_ai_engine.daemon.commit import (
     Ledger,
     OwnershipLost,
     Receipt,
+    order_of,
 )
 from quantum_ai_engine.daemon.controls import obey
 from quantum_ai_engine.daemon.feed import BarFeed, Batch, Entry, time_ms
@@ -30,9 +31,10 @@ from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.ownership import Entrance, Ownership
-from quantum_ai_engine.daemon.recovery import Recovery, order_of
+from quantum_ai_engine.daemon.recovery import Recovery
 from quantum_ai_engine.daemon.snapshots import Snapshots
 from quantum_ai_engine.daemon.status import PartitionStatus, Status
+from quantum_ai_engine.daemon.stopwatch import Stopwatch
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Now
 from quantum_ai_engine.events import Signal
@@ -42,27 +44,6 @@ SAVE_WITHIN_S = 0.8  # at the end; a restart learns from an earlier snapshot, to
 STANDBY_PART_S = 0.5  # how often a standby looks whether the partition has become free
 
 log = structlog.get_logger()
-
-
-class Stopwatch:
-    """Measures the stages of one round, for metrics and for the signals' own `latency_us`."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.us: dict[str, int] = {}
-        self._metrics = metrics
-        self._started = time.perf_counter()
-
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - started
-        self.us[stage] = self.us.get(stage, 0) + round(seconds * 1e6)
-        self._metrics.stages.labels(stage).observe(seconds)
-
-    def seconds(self) -> float:
-        """Since the batch was received."""
-        return time.perf_counter() - self._started
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +85,7 @@ class Rounds:
         self.ledger = Ledger(client, keys, settings.redis.lease_ms, Holder.here())
         self.snapshots = Snapshots(self.ledger, settings.engine, metrics)
         self.status: PartitionStatus = shared.status.partitions[keys.partition]
-        self.ownership = Ownership(self.ledger, keys, settings.redis.standby, self.status, metrics)
+        self.ownership = Ownership(self.ledger, keys, settings.redis, self.status, metrics)
         self.keys = keys
         self._all = shared.status
         self._settings = settings
@@ -322,8 +303,17 @@ class Rounds:
             receipt = await self._commit(self.position, self._step)
         if receipt.trimmed:
             self._say_trimmed(self.position)
-        self._signal, self._controls, self._step = receipt.signal, controls, None
+        if receipt.unheard:
+            self._metrics.redis_failures.labels("publish").inc()
+            log.error(
+                "Redis does not let this user publish on the channels of signals: they are in "
+                "the stream alone; allow &<prefix>:*",
+                event_name="publish_refused",
+            )
+        self._signal, self._controls = receipt.signal, controls
         self.status.position = end
+        if not self._is_suspect:
+            self._step = None  # else the state is rebuilt
         self._shared.budget.took(watch.seconds())
         self._metrics.update(done, dead, watch.seconds())
         self._all.update(done, len(dead), self.keys.partition)
@@ -351,9 +341,20 @@ class Rounds:
                 receipt = await self.ledger.commit(start, *step)
             except Unreachable as error:
                 await self._back_off(error)
+                step = self._without_expired(step)
             else:
                 self._serving()
                 return receipt
+
+    def _without_expired(self, step: Step) -> Step:
+        """A step that has waited for Redis, without signals that are past their end by now."""
+        if self._settings.engine.clock == "bars":
+            return step
+        now_ms = time.time_ns() // 1_000_000
+        valid = [signal for signal in step.signals if now_ms <= signal.valid_until]
+        # What the state has of the others was never said: it is rebuilt after the commit.
+        self._is_suspect |= len(valid) < len(step.signals)
+        return step._replace(signals=valid)
 
     def _serving(self) -> None:
         """Say that Redis serves, if it did not."""

@@ -7,7 +7,7 @@ import structlog
 
 from quantum_ai_engine.config import EngineSettings
 from quantum_ai_engine.daemon.client import Unreachable
-from quantum_ai_engine.daemon.commit import Conflict, Ledger, OwnershipLost
+from quantum_ai_engine.daemon.commit import START, Conflict, Ledger, OwnershipLost, order_of
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.saved import Snapshot
 from quantum_ai_engine.daemon.tasks import end
@@ -96,6 +96,9 @@ class Snapshots:
             await asyncio.sleep(0)
         snapshot = Snapshot(offset, signal, tuple(parts))
         try:
+            # A server that went back meanwhile must not get what is the future to it.
+            if order_of(await self._ledger.position() or START) < order_of(offset):
+                raise Conflict(f"the committed position is before {offset}")
             await self._ledger.save(snapshot)
         except (Conflict, OwnershipLost, *Unreachable) as error:
             self.bars += bars

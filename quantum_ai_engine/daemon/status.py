@@ -220,7 +220,8 @@ class Status(Work):
     def heartbeat(self, partition: int = 0) -> dict[str, Any]:
         """The fields of the heartbeat of a partition that is served."""
         one = self.partitions[partition]
-        word = "degraded" if self._all_failed() else one.word()
+        is_degraded = self._all_failed() or one.redis_error is not None
+        word = "degraded" if is_degraded else one.word()
         return {
             "state": "stopping" if self.stopping else word,
             "partition": partition,

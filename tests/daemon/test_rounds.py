@@ -12,7 +12,7 @@ from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.feed import BarFeed, Batch
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.metrics import Metrics
-from quantum_ai_engine.daemon.rounds import Stopwatch
+from quantum_ai_engine.daemon.stopwatch import Stopwatch
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.market.table import BarTable
 
