@@ -121,7 +121,7 @@ class SignalClient:
         self._url = url
         self._settings = settings
         self._by_bars = settings.engine.clock == "bars"
-        self._symbols = frozenset(symbols)
+        self._symbols = frozenset([symbols] if isinstance(symbols, str) else symbols)
         self._silent_s = silent_ms / 1000
         self._look_s = min(settings.redis.block_ms / 1000, self._silent_s / 3)
         self._clock = clock

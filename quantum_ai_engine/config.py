@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import parse_qs, urlsplit
 from zoneinfo import available_timezones
 
@@ -25,7 +25,7 @@ CREDENTIALS = {"redis-password": "redis.password"}
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
-Partitions = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=r"^[0-9]+(-[0-9]+)?$")]
+Partitions = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=r"^(all|[0-9]+(-[0-9]+)?)$")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
 
 
@@ -59,10 +59,10 @@ class RedisSettings(_Room, frozen=True, kw_only=True):
     password: str = ""
     prefix: Name = "quantum"
     partitions: Count = 1
-    partition: Partitions = 0
+    partition: Partitions = "all"
     cluster: bool = False
     standby: Literal["wait", "refuse"] = "wait"
-    lease_ms: Annotated[int, Meta(ge=1000)] = 5000
+    lease_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 5000
     checks: Literal["normal", "strict", "warn"] = "normal"
     block_ms: Count = 2000
     timeout_ms: Count = 5000
@@ -76,6 +76,8 @@ class RedisSettings(_Room, frozen=True, kw_only=True):
         >>> RedisSettings(partitions=8, partition="2-5").served
         range(2, 6)
         """
+        if self.partition == "all":
+            return range(self.partitions)
         first, _, last = str(self.partition).partition("-")
         return range(int(first), int(last or first) + 1)
 
@@ -359,7 +361,17 @@ def _typed(key: str, value: Any, kind: Any, origin: str) -> Any:
         return msgspec.convert(value, kind, strict=not from_text)
     except msgspec.ValidationError as error:
         shown = "" if key in SECRET_KEYS else f" = {value!r}"
-        raise ConfigError(f"{key}{shown} ({origin}): {str(error).lower()}") from error
+        raise ConfigError(f"{key}{shown} ({origin}): {_wrong(kind, error)}") from error
+
+
+def _wrong(kind: Any, error: msgspec.ValidationError) -> str:
+    """What is wrong with a value, in words."""
+    if get_origin(kind) is Literal:
+        return f"it is not one of {', '.join(get_args(kind))}"
+    if kind == Partitions:
+        return "write a number, a range as 0-3, or all"
+    text = str(error)
+    return text[:1].lower() + text[1:]
 
 
 def _hint(key: str, known: Mapping[str, Any]) -> str:
@@ -393,7 +405,7 @@ def _check(settings: Settings) -> None:
     if not redis.served or redis.served[-1] >= redis.partitions:
         raise ConfigError(
             f"redis.partition = {redis.partition} is not inside redis.partitions = "
-            f"{redis.partitions}; count from 0, as in 0 or 0-3"
+            f"{redis.partitions}; count from 0 upward, as in 0 or 0-3, or say all"
         )
     if redis.cluster and (redis.partitions == 1 or not redis.url):
         raise ConfigError(
@@ -422,6 +434,9 @@ def _check_url(url: str) -> None:
     try:
         parts = urlsplit(url)
         has_password = bool(parts.password) or "password" in parse_qs(parts.query)
+        if url and parts.scheme not in ("redis", "rediss", "unix"):
+            raise ValueError("write redis://host:port/0, rediss://… or unix:///path")
+        _ = parts.port  # raises when it is none
     except ValueError as error:
         raise ConfigError(f"redis.url = {url!r} is not a URL: {error}") from error
     if has_password:

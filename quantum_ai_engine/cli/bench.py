@@ -40,7 +40,19 @@ AgentsOption = Annotated[
 BundlesOption = Annotated[
     Path | None, typer.Option(help="Serve the bundles of this directory instead.", exists=True)
 ]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results there too.")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """A file that can be written when all is done, which may be hours later."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"there is no directory {path.absolute().parent}")
+    return path
+
+
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the results there too.", callback=_writable),
+]
 
 
 @app.command()

@@ -35,20 +35,28 @@ def resume(config: ConfigOption = None, assignments: SetOption = None) -> None:
 
 def _tell(settings: Settings, command: Command) -> None:
     try:
-        asyncio.run(_send(settings, command))
+        silent = asyncio.run(_send(settings, command))
     except Unreachable as error:
         raise CommandError(f"Redis cannot serve: {error}") from error
     partitions = settings.redis.partitions
+    if silent:
+        raise CommandError(
+            f"{command} is in the control stream, but no engine has a heartbeat in partition "
+            f"{', '.join(map(str, silent))}; are redis.url, redis.prefix and redis.partitions its?"
+        )
     where = "the control stream" if partitions == 1 else f"{partitions} control streams"
     typer.echo(f"{command} is in {where}; the engine takes it with its next read")
 
 
-async def _send(settings: Settings, command: Command) -> None:
-    """Into every partition's stream: whoever serves it reads it there."""
-    keys = Keys.of(settings.redis)
+async def _send(settings: Settings, command: Command) -> list[int]:
+    """Into every partition's stream; the partitions in which no engine is heard."""
+    keys, silent = Keys.of(settings.redis), []
     async with redis_client(settings) as client:
         for partition in range(settings.redis.partitions):
             control = keys.at(partition).control
             await client.at(partition).xadd(
                 control, {"command": command.value}, maxlen=CONTROLS_KEPT
             )
+            if not await client.at(partition).exists(keys.at(partition).heartbeat):
+                silent.append(partition)
+    return silent

@@ -12,12 +12,10 @@ from pathlib import Path
 
 MENDED_MOST = 64 << 20  # bytes: more than that is no torn transaction, and not for us to throw away
 MULTI = b"*1\r\n$5\r\nMULTI\r\n"
-DAMAGED = (
-    b"Expected prefix",
-    b"Expected \\r\\n",
-)  # the check's words for anything but an early end
+LINE_BYTES = 64  # of a length at most: a wrong line end further from the end was not cut off
 CHECK_TIMEOUT_S = 600.0
 _SOUND = re.compile(rb"size=(\d+), ok_up_to=(\d+)")
+_WRONG = re.compile(rb"0x\s*([0-9a-f]+): Expected (prefix|\\r\\n)")
 
 
 def mend(server: Path, directory: Path) -> int:
@@ -42,7 +40,7 @@ def mend(server: Path, directory: Path) -> int:
     if found is None:
         return 0
     size, sound = (int(number) for number in found.groups())
-    if not 0 < size - sound <= MENDED_MOST or any(word in done.stdout for word in DAMAGED):
+    if not 0 < size - sound <= MENDED_MOST or _is_damaged(done.stdout, size):
         return 0
     with path.open("rb") as file:
         file.seek(sound)
@@ -50,6 +48,14 @@ def mend(server: Path, directory: Path) -> int:
             return 0  # one torn command: the server cuts that off itself
     os.truncate(path, sound)
     return size - sound
+
+
+def _is_damaged(said: bytes, size: int) -> bool:
+    """Whether the check found something else than an early end."""
+    wrong = _WRONG.search(said)
+    if wrong is None:
+        return False
+    return wrong[2] == b"prefix" or size - int(wrong[1], 16) > LINE_BYTES
 
 
 def _newest(directory: Path) -> Path | None:

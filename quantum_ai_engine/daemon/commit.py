@@ -159,7 +159,7 @@ class Ledger:
         if reply[0] == b"held":
             holder = Holder.decode(reply[2])
             if holder is None or not holder.is_gone():
-                return Held(holder, int(reply[3]))
+                return Held(holder, int(reply[3]), is_vacant=not reply[1])
             reply = await self._take(reply[1], yields=yields)
         if reply[0] == b"held":
             return Held(Holder.decode(reply[2]), int(reply[3]))

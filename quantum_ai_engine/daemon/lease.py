@@ -125,10 +125,11 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 class Held(NamedTuple):
-    """Somebody else owns the partition, for so long yet."""
+    """Somebody else owns the partition, for so long yet; `is_vacant` when nobody ever did."""
 
     holder: Holder | None
     left_ms: int
+    is_vacant: bool = False
 
 
 class _Process(NamedTuple):

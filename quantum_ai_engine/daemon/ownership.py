@@ -82,7 +82,9 @@ class Ownership:
             self._status.held_by = None
             self._show()
             return None
-        name = f"process {held.holder.pid} on {held.holder.host}" if held.holder else NOBODY
+        name = NOBODY if held.is_vacant else "another"
+        if held.holder is not None:
+            name = f"process {held.holder.pid} on {held.holder.host}"
         if self._standby == "refuse":
             raise OwnershipLost(
                 f"partition {self._keys.state} is owned by {name}; stop it, or set redis.standby = "

@@ -65,10 +65,8 @@ class Heart:
         while True:
             try:
                 await self.beat()
-            except (Conflict, OwnershipLost):
-                self._rounds.suspect()
-            except Unreachable:
-                pass  # the rounds say so, and keep trying
+            except (Conflict, OwnershipLost, *Unreachable):
+                self._rounds.suspect()  # they say what is wrong, and keep trying
             await asyncio.sleep(period_s)
 
     async def beat(self) -> None:
