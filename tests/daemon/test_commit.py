@@ -314,3 +314,18 @@ async def test_an_empty_step_only_moves_the_position(client: Client) -> None:
     ledger = await owning(client)
     await ledger.commit(START, "7-0", [], [])
     assert await contents(client) == ([], 0, b"7-0")
+
+
+async def test_who_may_not_publish_doubles_nothing(client: Client) -> None:
+    """L42, L43: the signal is in the stream, once, and it is said that nobody heard of it."""
+    await client.acl_setuser(
+        "silent", enabled=True, nopass=True, keys=["*"], categories=["+@all"], reset_channels=True
+    )
+    ledger = await owning(client)
+    async with client.client() as one:
+        await one.execute_command("AUTH", "silent", "")
+        muted = Ledger(one, KEYS, 60_000, ledger._holder)
+        muted._token = ledger._token
+        receipts = [await muted.commit(START, "7-0", [signal(2)], []) for _ in range(2)]
+    assert [receipt.unheard for receipt in receipts] == [True, False]
+    assert len((await contents(client))[0]) == 1

@@ -188,3 +188,23 @@ async def hears_log(process: asyncio.subprocess.Process, event: str) -> None:
 
 async def is_owned_by(client: Client, pid: int) -> bool:
     return f'"pid":{pid},'.encode() in (await client.hget(KEYS.state, "holder") or b"")
+
+
+async def test_a_standby_leaves_an_emptied_redis_to_who_knows_the_state(
+    settings: Settings, client: Client, bars: list[Bar]
+) -> None:
+    """L43, L45: the owner has it in memory, and what it was told; the standby has nothing."""
+    async with serving(settings) as first:
+        await until(lambda: first.status.ready)
+        await feed(client, bars[:HALF])
+        await at_the_end(first, client)
+        await client.xadd(KEYS.control, {"command": "halt"})
+        await until(lambda: first.rounds[0].engine.state.is_halted)
+        async with serving(settings) as second:
+            await until(lambda: second.status.state() == "standby")
+            await client.flushall()
+            await until(lambda: client.hexists(KEYS.state, "snapshot"))
+            assert first.rounds[0].ownership.is_ours
+            assert first.rounds[0].engine.state.is_halted
+            assert len(first.rounds[0].engine.state.names()) > 0
+            assert second.status.state() == "standby"
