@@ -12,6 +12,7 @@ from quantum_ai_engine.daemon.commit import Ledger, OwnershipLost
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.lease import Held
 from quantum_ai_engine.daemon.metrics import Metrics
+from quantum_ai_engine.daemon.partitions import read_record
 from quantum_ai_engine.daemon.status import PartitionStatus
 
 NOBODY = "nobody that is known"
@@ -39,6 +40,7 @@ class Entrance:
         redis, series = self._settings.redis, self._settings.engine.max_series
         try:
             found = await check_server(self._client, redis, series)
+            record = await read_record(self._client, redis.prefix)
         except Unreachable as error:
             if kind_of(error) == "refused_password":
                 raise ConfigError(
@@ -46,6 +48,11 @@ class Entrance:
                     "the credential redis-password or as QAE_REDIS__PASSWORD"
                 ) from error
             raise
+        if record is not None and record.after != redis.partitions:
+            raise ConfigError(
+                f"redis.partitions = {redis.partitions}, but the state was moved to "
+                f"{record.after} partitions; set redis.partitions = {record.after}"
+            )
         for finding in judge(found, redis.checks):
             log.warning(finding.sentence, event_name="redis_check", check=finding.name)
 

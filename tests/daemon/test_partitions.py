@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from quantum_ai_engine.config import RedisSettings
+from quantum_ai_engine.config import ConfigError, RedisSettings, Settings
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import START, Ledger
 from quantum_ai_engine.daemon.keys import Keys, partition_of
 from quantum_ai_engine.daemon.lease import Holder
+from quantum_ai_engine.daemon.ownership import Entrance
 from quantum_ai_engine.daemon.partitions import (
     Move,
     MoveRefusedError,
@@ -340,3 +342,13 @@ async def test_an_engine_that_starts_during_the_move_stops_it(
     await taken[0].release()
     await Move(client, of(2), 4, regroup).run()
     assert await found(client, 4) == homes(4)
+
+
+async def test_an_engine_with_the_old_number_does_not_start(client: Client) -> None:
+    """L45: it would begin anew beside the state that was moved."""
+    await save_all(client, 1)
+    await Move(client, of(1), 2, regroup).run()
+    for partitions, refused in ((1, True), (2, False)):
+        entrance = Entrance(client, Settings(redis=of(partitions)))
+        with pytest.raises(ConfigError, match="moved to 2") if refused else nullcontext():
+            await entrance.enter()
