@@ -149,7 +149,9 @@ class Daemon:
             yield watchdog.run(self.notifier, interval_s / 3, _complain)
         if settings.ingest.pubsub_bridge:
             served = [rounds.keys for rounds in self.rounds.values()]
-            yield bridge(client, served, self.metrics.bridged.inc)
+            yield bridge(
+                client, served, self.metrics.bridged.inc, lambda p: self.rounds[p].ownership.is_ours
+            )
 
     def _say_ready(self, url: str) -> None:
         for agent in self.pool.agents:

@@ -151,12 +151,18 @@ class BarFeed:
             await self._client.xtrim(self._keys.bars, minid=oldest, approximate=True, limit=0)
 
 
-async def bridge(client: Client, served: Sequence[Keys], count: Callable[[], None]) -> None:
+async def bridge(
+    client: Client,
+    served: Sequence[Keys],
+    count: Callable[[], None],
+    is_ours: Callable[[int], bool] = lambda _: True,
+) -> None:
     """Copy messages of the bar channel into the streams of some partitions.
 
     That is for publishers that cannot XADD. At most once until then: a message published while
-    nobody listens is gone. Each process copies those of its own partitions; `count()` is called for
-    each. A message is put in as it came, so that a bad one becomes a dead letter with its reason.
+    nobody listens is gone. Each process copies those of its partitions while they are its own;
+    `count()` is called for each. A message is put in as it came, so that a bad one becomes a dead
+    letter with its reason.
     """
     homes = {keys.partition: keys for keys in served}
     while True:
@@ -168,7 +174,7 @@ async def bridge(client: Client, served: Sequence[Keys], count: Callable[[], Non
                         payload = message["data"]
                         name = "json" if payload.lstrip()[:1] == b"{" else "b"
                         home = homes.get(_partition(name, payload, served[0].partitions))
-                        if home is not None:
+                        if home is not None and is_ours(home.partition):
                             await client.at(home.partition).xadd(home.bars, {name: payload})
                             count()
         await asyncio.sleep(RECONNECT_S)

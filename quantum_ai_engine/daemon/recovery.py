@@ -75,7 +75,15 @@ class Recovery:
                     engine.state.apply(control.command)
                     reached = control.at
             learnt += await self._learn(engine, reached, position, latest_close)
-        signals = await self._recall(engine, snapshot.signal if snapshot else START)
+        said = snapshot.signal if snapshot else START
+        if said != START and not await self._ledger.is_written(said):
+            log.error(
+                "Signals since the snapshot may be gone from their stream: what was said since is "
+                "not known",
+                event_name="signals_gone",
+                signal=said,
+            )
+        signals = await self._recall(engine, said)
         offset = snapshot.offset if snapshot else None
         return Recovered(offset, learnt, signals, trimmed, time.monotonic() - began)
 

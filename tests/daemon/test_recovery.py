@@ -251,3 +251,16 @@ async def test_foreign_entries_of_the_signal_stream_end_no_start(
     await client.xadd(KEYS.signals, {"x": b"\xff"})
     async with serving(settings) as daemon:
         await until(lambda: daemon.status.ready)
+
+
+async def test_signals_that_are_gone_are_an_alarm(
+    settings: Settings, client: Client, bars: list[Bar], events: list[Event]
+) -> None:
+    """L40: what was said since the snapshot is part of the state."""
+    await run_through(settings, client, bars[:300])
+    await client.delete(KEYS.signals)
+    async with serving(settings) as daemon:
+        await until(lambda: daemon.status.ready)
+    assert [event["log_level"] for event in events if event["event_name"] == "signals_gone"] == [
+        "error"
+    ]
