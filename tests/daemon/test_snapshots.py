@@ -12,7 +12,7 @@ import pytest
 from quantum_ai_engine.config import EngineSettings, IngestSettings, RedisSettings, Settings
 from quantum_ai_engine.daemon import snapshots as snapshots_module
 from quantum_ai_engine.daemon.client import Client, connect
-from quantum_ai_engine.daemon.commit import Ledger
+from quantum_ai_engine.daemon.commit import START, Ledger
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
 from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.metrics import Metrics
@@ -37,6 +37,7 @@ from .lives import (
 from .test_app import KEYS, changed, feed, serving, until, with_one_agent
 
 SCRIPTS = {"begin": BEGIN, "part": PART, "end": END}
+LAST = "99-0"
 OLD = Snapshot("1-0", "0-0", (b"old",))
 
 
@@ -55,8 +56,10 @@ def engine() -> Engine:
 
 @pytest.fixture
 async def ledger(client: Client) -> Ledger:
+    """One that has come as far as `LAST`."""
     ledger = Ledger(client, KEYS, 60_000, Holder.here())
     assert await ledger.acquire() is None
+    await ledger.commit(START, LAST, [], [])
     return ledger
 
 
@@ -140,6 +143,9 @@ async def test_a_failure_of_ours_is_not_kept_to_itself(engine: Engine) -> None:
 
         def __init__(self) -> None:
             """There is nothing to assign."""
+
+        async def position(self) -> str | None:
+            return LAST
 
         async def save(self, snapshot: Snapshot) -> None:
             raise LookupError(snapshot.offset)
@@ -286,3 +292,14 @@ async def test_redis_is_killed_while_a_snapshot_is_written(
                     assert state_of(successor) == state
                 ids = [one["id"] for one in await told(own)]
                 assert ids == [one["id"] for one in signals]
+
+
+async def test_what_is_the_future_to_the_server_is_not_saved(
+    ledger: Ledger, engine: Engine
+) -> None:
+    """L43: it went back in time meanwhile; the earlier snapshot is the right one."""
+    await ledger.save(OLD)
+    saver = snapshots_of(ledger)
+    await saver.take(engine, "100-0", "0-0")
+    await saver.finish()
+    assert await ledger.load() == OLD
