@@ -1,9 +1,10 @@
 """What all tests share: a real Redis, and real bundles trained once."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
@@ -20,6 +21,14 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("patient")
 
 START_MS = 1_735_689_600_000  # 2025-01-01
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """What a test sets up for logging, a level above all, is gone with it."""
+    before = structlog.get_config()
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")
