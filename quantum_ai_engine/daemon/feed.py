@@ -100,15 +100,9 @@ class BarFeed:
                 end = "(" + entries[-1][0].decode()
         return newest_first[::-1]
 
-    async def between(self, after: str, upto: str) -> AsyncIterator[list[Entry]]:
+    def between(self, after: str, upto: str) -> AsyncIterator[list[Entry]]:
         """The entries after a position and up to another, oldest first, some at a time."""
-        while True:
-            entries: Any = await self._client.xrange(self._keys.bars, f"({after}", upto, TAIL_CHUNK)
-            if entries:
-                yield entries
-            if len(entries) < TAIL_CHUNK:
-                return
-            after = entries[-1][0].decode()
+        return pages(self._client, self._keys.bars, after, upto)
 
     async def lag_bars(self, position: str) -> int:
         """How many entries are after a position; counted up to `LAG_MOST`."""
@@ -149,6 +143,19 @@ class BarFeed:
         if oldest > 0:
             # Without a limit of its own the server takes 10,000 entries a call, and falls behind.
             await self._client.xtrim(self._keys.bars, minid=oldest, approximate=True, limit=0)
+
+
+async def pages(
+    client: Client, stream: str, after: str, upto: str = "+"
+) -> AsyncIterator[list[Entry]]:
+    """The entries of a stream after an id and up to another, oldest first, some at a time."""
+    while True:
+        entries: Any = await client.xrange(stream, f"({after}", upto, TAIL_CHUNK)
+        if entries:
+            yield entries
+        if len(entries) < TAIL_CHUNK:
+            return
+        after = entries[-1][0].decode()
 
 
 async def bridge(

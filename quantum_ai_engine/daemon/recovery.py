@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -11,7 +10,7 @@ import structlog
 from quantum_ai_engine.config import EngineSettings
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import START, Ledger, order_of
-from quantum_ai_engine.daemon.feed import BarFeed, Entry
+from quantum_ai_engine.daemon.feed import BarFeed, Entry, pages
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.saved import SavedStateError, Snapshot
 from quantum_ai_engine.engine import Engine
@@ -119,7 +118,7 @@ class Recovery:
     async def _recall(self, engine: Engine, after: str) -> int:
         """Let the engine take note of all signals after an id; how many there were."""
         count = 0
-        async for entries in self._signals(after):
+        async for entries in pages(self._client, self._keys.signals, after):
             signals = [signal for entry in entries if (signal := _signal_of(entry)) is not None]
             if foreign := len(entries) - len(signals):
                 log.warning(
@@ -131,15 +130,6 @@ class Recovery:
             count += len(signals)
             await asyncio.sleep(0)
         return count
-
-    async def _signals(self, after: str) -> AsyncIterator[list[Entry]]:
-        while True:
-            entries: Any = await self._client.xrange(self._keys.signals, f"({after}", "+", CHUNK)
-            if entries:
-                yield entries
-            if len(entries) < CHUNK:
-                return
-            after = entries[-1][0].decode()
 
 
 def _signal_of(entry: Entry) -> Signal | None:
