@@ -9,7 +9,7 @@ run: $(VENV)/ready
 	$(BIN)/qae demo
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: lint types floorplan unit
 

@@ -2,13 +2,11 @@
 
 import contextlib
 import sys
-import threading
-from collections.abc import Iterator
 
 from quantum_ai_engine.agents.budget import bound_threads
 
 BAD_CONFIGURATION = 78
-PATIENCE_S = 2.0  # with a warm cache everything is there by then
+COMPILING = "quantum-ai-engine: compiling the feature kernel, once for this machine (about 15 s)"
 
 
 def main() -> None:
@@ -17,7 +15,7 @@ def main() -> None:
     if command == "serve":
         bound_threads()  # before any library is loaded that would make threads
     try:
-        with _said_when_slow():
+        with _said_when_compiling():
             from quantum_ai_engine.cli.app import main as run
     except RuntimeError as error:
         if "cannot cache function" not in str(error):
@@ -31,16 +29,21 @@ def main() -> None:
     run()
 
 
-@contextlib.contextmanager
-def _said_when_slow() -> Iterator[None]:
-    """A line on standard error while the kernel is compiled."""
-    line = "quantum-ai-engine: compiling the feature kernel, once for this machine (about 15 s)"
-    timer = threading.Timer(PATIENCE_S, print, [line], {"file": sys.stderr})
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _said_when_compiling() -> contextlib.AbstractContextManager[object]:
+    """A line on standard error when the kernel is compiled, not when it comes from the cache."""
+    from numba.core.event import Listener, install_listener
+
+    class Announcer(Listener):
+        is_said = False
+
+        def on_start(self, _event: object) -> None:
+            if not self.is_said:
+                print(COMPILING, file=sys.stderr)
+            self.is_said = True
+
+        def on_end(self, _event: object) -> None: ...
+
+    return install_listener("numba:compile", Announcer())
 
 
 if __name__ == "__main__":

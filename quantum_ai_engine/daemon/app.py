@@ -86,18 +86,36 @@ class Daemon:
             self._connected(url) as client,
         ):
             self.rounds = self._rounds(client)
-            async with self._warm_pool(), self._listening():
-                self._say_ready(url)
-                async with asyncio.TaskGroup() as tasks:
-                    service = [tasks.create_task(task) for task in self._background(client)]
-                    if server is not None:
-                        service.append(tasks.create_task(_outlive(server)))
-                    work = {tasks.create_task(one.run(self.stop)) for one in self.rounds.values()}
-                    try:
-                        await self._serve(work)
-                    finally:
-                        # The group itself cancels once, and that may go unheard.
-                        await end([*service, *work])
+            async with self._warm_pool(), self._listening(), asyncio.TaskGroup() as tasks:
+                service = [tasks.create_task(task) for task in self._background(client)]
+                if server is not None:
+                    service.append(tasks.create_task(_outlive(server)))
+                work = {tasks.create_task(one.run(self.stop)) for one in self.rounds.values()}
+                try:
+                    if await self._is_settled(work):
+                        self._say_ready(url)
+                    await self._serve(work)
+                finally:
+                    # The group itself cancels once, and that may go unheard.
+                    await end([*service, *work])
+
+    async def _is_settled(self, work: set[asyncio.Task[None]]) -> bool:
+        """Wait until each partition is owned or stood by for, or Redis found unreachable.
+
+        False when `stop`, or the end of a partition's rounds, came first: what makes a start
+        fail is said before READY.
+        """
+        settled = asyncio.ensure_future(self._settled())
+        stopped = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({*work, settled, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return settled.done() and not stopped.done()
+        finally:
+            await end([settled, stopped])
+
+    async def _settled(self) -> None:
+        for one in self.rounds.values():
+            await one.settled.wait()
 
     async def _serve(self, work: set[asyncio.Task[None]]) -> None:
         """Until rounds end by themselves, or for a short while after `stop`."""
@@ -148,10 +166,15 @@ class Daemon:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
             yield watchdog.run(self.notifier, interval_s / 3, _complain)
         if settings.ingest.pubsub_bridge:
-            served = [rounds.keys for rounds in self.rounds.values()]
-            yield bridge(
-                client, served, self.metrics.bridged.inc, lambda p: self.rounds[p].ownership.is_ours
-            )
+            yield self._bridge(client)
+
+    async def _bridge(self, client: Client) -> None:
+        """Copy what comes on the bar channel, as soon as it is known which partitions are ours."""
+        await self.ready.wait()
+        served = [rounds.keys for rounds in self.rounds.values()]
+        await bridge(
+            client, served, self.metrics.bridged.inc, lambda p: self.rounds[p].ownership.is_ours
+        )
 
     def _say_ready(self, url: str) -> None:
         for agent in self.pool.agents:

@@ -99,6 +99,7 @@ class Rounds:
         self._journal = Journal()
         self._failures = 0
         self._is_suspect = False
+        self.settled = asyncio.Event()  # the first look at Redis is over, whatever it gave
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`: the batch in hand is finished and committed, no other is begun."""
@@ -363,6 +364,7 @@ class Rounds:
         self.status.redis_error = None
         self._metrics.ready.set(self._all.ready)
         self._failures = 0
+        self.settled.set()
 
     async def _back_off(self, error: BaseException) -> None:
         """Say that Redis cannot serve, and wait a little longer than last time."""
@@ -378,6 +380,7 @@ class Rounds:
             )
         self.status.redis_error = str(error) or type(error).__name__
         self._metrics.ready.set(0)
+        self.settled.set()
         await asyncio.sleep(backoff(self._settings.redis).compute(self._failures))
 
     def _latest(self) -> int:

@@ -97,7 +97,7 @@ async def everything(client: Client) -> dict[bytes, bytes]:
     for key in await client.keys():
         if await client.type(key) == b"hash":
             fields = await client.hgetall(key)
-            held[key] = repr({f: v for f, v in fields.items() if f not in LEASE}).encode()
+            held[key] = repr(sorted((f, v) for f, v in fields.items() if f not in LEASE)).encode()
         else:
             held[key] = await client.dump(key)
     return held

@@ -1,6 +1,7 @@
 """Tests of snapshots: when they are due, and what holds while one fails."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -274,24 +275,23 @@ async def test_redis_is_killed_while_a_snapshot_is_written(
     server = EmbeddedRedis(tmp_path / "mortal")
     async with server, Proxy(server.socket) as proxy, connect(RedisSettings(), server.url) as own:
         mortal = changed(often, "redis", url=proxy.url, timeout_ms=2_100, backoff_max_ms=20)
-        async with cut_off(mortal, own) as daemon:
-            await feed(own, bars[:200])
-            await at_the_end(daemon, own)
-            proxy.withhold = sha(PART)
-            await feed(own, bars[200:])
-            await until(lambda: proxy.withheld)
-            os.kill(server.pid, signal.SIGKILL)
-            await server.wait()
-            proxy.withhold = None
-            async with EmbeddedRedis(server.directory):
+        async with contextlib.AsyncExitStack() as revived:
+            async with cut_off(mortal, own) as daemon:
+                await feed(own, bars[:200])
+                await at_the_end(daemon, own)
+                proxy.withhold = sha(PART)
+                await feed(own, bars[200:])
+                await until(lambda: proxy.withheld)
+                os.kill(server.pid, signal.SIGKILL)
+                await server.wait()
+                proxy.withhold = None
+                await revived.enter_async_context(EmbeddedRedis(server.directory))
                 await at_the_end(daemon, own)
                 assert state_of(daemon) == state
-                await own.hset(KEYS.state, "lease_until", 1)
-                async with serving(changed(often, "redis", url=server.url)) as successor:
-                    await at_the_end(successor, own)
-                    assert state_of(successor) == state
-                ids = [one["id"] for one in await told(own)]
-                assert ids == [one["id"] for one in signals]
+            async with serving(changed(often, "redis", url=server.url)) as successor:
+                await at_the_end(successor, own)
+                assert state_of(successor) == state
+            assert [one["id"] for one in await told(own)] == [one["id"] for one in signals]
 
 
 async def test_what_is_the_future_to_the_server_is_not_saved(
