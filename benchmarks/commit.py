@@ -15,12 +15,13 @@ from benchmarks import snapshots
 from benchmarks.redis_cost import Cost, show
 from quantum_ai_engine.config import RedisSettings
 from quantum_ai_engine.daemon.client import Client, connect
-from quantum_ai_engine.daemon.commit import SIGNALS_KEPT, Ledger
+from quantum_ai_engine.daemon.commit import SIGNALS_KEPT, Kept, Ledger
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.engine import Now
 from quantum_ai_engine.events import Signal, encode_bar
+from quantum_ai_engine.state.record import Record
 
 AGENTS = ("gru", "patchtst", "xgboost", "lightgbm", "momentum", "sigor")
 COMMITS = {1: 500, 20: 100, 100: 40, 1_000: 6}  # batch → commits in a run
@@ -47,22 +48,25 @@ class Way(Protocol):
 
 
 class Script:
-    """The engine's own."""
+    """The engine's own, with a record of each signal."""
 
     name = "the commit script"
     of: tuple[str, ...] = ("evalsha",)
 
-    def __init__(self, client: Client, ids: Sequence[str]) -> None:
+    def __init__(self, client: Client, ids: Sequence[str], records: Sequence[Record]) -> None:
         self.keys = Keys("script")
         self.ledger = Ledger(client, self.keys, 60_000, Holder.here())
         self._client, self._ids = client, ids
+        self._records = {_bar(r.symbol, r.prediction.close_time): r for r in records}
 
     async def begin(self) -> None:
         await self.ledger.acquire()
         await self._client.hset(self.keys.state, "offset", self._ids[0])
 
     async def commit(self, first: int, end: int, signals: Sequence[Signal]) -> None:
-        await self.ledger.commit(self._ids[first], self._ids[end], signals, [])
+        records = [self._records[_bar(s.symbol, s.close_time)] for s in signals]
+        kept = Kept(records, risk="ACTIVE")
+        await self.ledger.commit(self._ids[first], self._ids[end], signals, [], None, kept)
 
 
 class Transaction:
@@ -120,9 +124,9 @@ def section() -> str:
 
 async def _section() -> str:
     async with _redis() as client:
-        signals, bars = await _signals()
+        signals, records, bars = await _signals()
         ids = [f"{i + 1}-0" for i in range(LONGEST + 1)]
-        script = Script(client, ids)
+        script = Script(client, ids, records)
         ways: list[Way] = [script, Transaction(client, ids), Append(client)]
         for keys in (Keys("script"), Keys("transaction")):
             async with client.pipeline(transaction=False) as pipe:
@@ -174,8 +178,12 @@ async def _redis() -> AsyncIterator[Client]:
             yield client
 
 
-async def _signals() -> tuple[list[Signal], list[bytes]]:
-    """A thousand signals as the engine makes them, and their bars as the stream holds them."""
+def _bar(symbol: str, close_time: int) -> tuple[str, int]:
+    return symbol, close_time
+
+
+async def _signals() -> tuple[list[Signal], list[Record], list[bytes]]:
+    """A thousand signals as the engine makes them, their records, and their bars in the stream."""
     engine, pool, market = snapshots.make_engine(100, AGENTS)
     await pool.start()
     bars = list(market.table(12).bars())
@@ -183,7 +191,7 @@ async def _signals() -> tuple[list[Signal], list[bytes]]:
     pool.close()
     made = [msgspec.structs.replace(s, latency_us=LATENCY_US) for s in done.signals[:1_000]]
     assert len(made) == 1_000
-    return made, [encode_bar(bar) for bar in bars]
+    return made, done.records, [encode_bar(bar) for bar in bars]
 
 
 async def _fill(way: Way, signals: Sequence[Signal]) -> None:

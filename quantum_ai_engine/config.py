@@ -6,186 +6,76 @@ key wins, and `Origins` remembers which. A key that no room knows is refused by 
 
 import difflib
 import hashlib
+import itertools
 import math
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 from urllib.parse import parse_qs, urlsplit
-from zoneinfo import available_timezones
 
 import msgspec
-from msgspec import Meta
+
+from quantum_ai_engine.rooms import (
+    BREAKERS,
+    AgentsSettings,
+    BreakerLimits,
+    ConfigError,
+    EngineSettings,
+    HttpSettings,
+    IngestSettings,
+    LogSettings,
+    Partitions,
+    PolicySettings,
+    QualitySettings,
+    RedisSettings,
+    RiskSettings,
+    SessionSettings,
+    Settings,
+    SupervisorSettings,
+    TrustSettings,
+    Venue,
+)
+
+__all__ = [
+    "BREAKERS",
+    "CREDENTIALS",
+    "ENVIRONMENT_PREFIX",
+    "SECRET_KEYS",
+    "AgentsSettings",
+    "BreakerLimits",
+    "ConfigError",
+    "EngineSettings",
+    "HttpSettings",
+    "IngestSettings",
+    "Layer",
+    "Loaded",
+    "LogSettings",
+    "PolicySettings",
+    "QualitySettings",
+    "RedisSettings",
+    "RiskSettings",
+    "SessionSettings",
+    "Settings",
+    "SupervisorSettings",
+    "TrustSettings",
+    "Venue",
+    "bundle_dir",
+    "config_hash",
+    "environment_name",
+    "flatten",
+    "load",
+    "read_credentials",
+    "read_environment",
+    "read_toml",
+    "redis_dir",
+    "state_dir",
+]
 
 ENVIRONMENT_PREFIX = "QAE_"
 SECRET_KEYS = frozenset({"redis.password"})
 CREDENTIALS = {"redis-password": "redis.password"}
-
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
-Fraction = Annotated[float, Meta(ge=0, le=1)]
-Partitions = Annotated[int, Meta(ge=0)] | Annotated[str, Meta(pattern=r"^(all|[0-9]+(-[0-9]+)?)$")]
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
-
-
-class ConfigError(Exception):
-    """A setting that cannot be used: one sentence that names the key and what to do."""
-
-
-class _Room(msgspec.Struct, frozen=True, kw_only=True):
-    """A frozen group of settings."""
-
-
-class EngineSettings(_Room, frozen=True, kw_only=True):
-    """The core: what is fresh, what is warm, how many series."""
-
-    environment: Name = "live"
-    state_dir: str = ""
-    clock: Literal["wall", "bars"] = "wall"
-    burn_in_bars: Annotated[int, Meta(ge=0)] = 256
-    valid_intervals: Annotated[float, Meta(gt=0, le=100)] = 2.0
-    stale_intervals: Positive = 2.5
-    snapshot_bars: Count = 40
-    snapshot_s: Positive = 600.0
-    replay_bars: Annotated[int, Meta(ge=256)] = 2048
-    max_series: Count = 5000
-
-
-class RedisSettings(_Room, frozen=True, kw_only=True):
-    """Where Redis is, and how its keys are named and kept."""
-
-    url: str = ""
-    password: str = ""
-    prefix: Name = "quantum"
-    partitions: Count = 1
-    partition: Partitions = "all"
-    cluster: bool = False
-    standby: Literal["wait", "refuse"] = "wait"
-    lease_ms: Annotated[int, Meta(ge=1000, le=600_000)] = 5000
-    checks: Literal["normal", "strict", "warn"] = "normal"
-    block_ms: Count = 2000
-    timeout_ms: Count = 5000
-    backoff_max_ms: Count = 5000
-    bars_retention_hours: Positive = 168.0
-
-    @property
-    def served(self) -> range:
-        """The partitions that this process serves.
-
-        >>> RedisSettings(partitions=8, partition="2-5").served
-        range(2, 6)
-        """
-        if self.partition == "all":
-            return range(self.partitions)
-        first, _, last = str(self.partition).partition("-")
-        return range(int(first), int(last or first) + 1)
-
-
-class IngestSettings(_Room, frozen=True, kw_only=True):
-    """How bars come in."""
-
-    batch: Annotated[int, Meta(ge=1, le=1000)] = 1000
-    pubsub_bridge: bool = False
-    future_tolerance_ms: Annotated[int, Meta(ge=0)] = 2000
-    late_bars: Annotated[int, Meta(ge=0, le=64)] = 3
-    gap_fill: Literal["none", "flat"] = "none"
-    lagging_ms: Count = 5000
-
-
-class AgentsSettings(_Room, frozen=True, kw_only=True):
-    """Which bundles serve, and with how much of the machine."""
-
-    bundles: str = ""
-    order: tuple[str, ...] = ()
-    budget_cores: Positive = 3.5
-    deadline_ms: Count = 5000
-
-
-class Venue(msgspec.Struct, frozen=True):
-    """Where a symbol trades: an IANA time zone, and when a session opens and closes there.
-
-    A close at or before the opening is on the next day. The default is a day of 24 hours UTC.
-    """
-
-    zone: str = "UTC"
-    opens: str = "00:00"
-    closes: str = "24:00"
-
-    def __post_init__(self) -> None:
-        if self.zone not in available_timezones():
-            raise ValueError(f"there is no time zone {self.zone!r}")
-        self.minutes()
-
-    def minutes(self) -> tuple[int, int]:
-        """Opening and close, in minutes after midnight.
-
-        >>> Venue("America/New_York", "09:30", "16:00").minutes()
-        (570, 960)
-        """
-        return _minutes(self.opens), _minutes(self.closes)
-
-    def line(self) -> str:
-        """As it is written in `sessions.venues`."""
-        return f"{self.zone} {self.opens} {self.closes}"
-
-
-class SessionSettings(_Room, frozen=True, kw_only=True):
-    """Which symbols trade at which venue: `AAPL|MSFT America/New_York 09:30 16:00`."""
-
-    venues: tuple[str, ...] = ()
-
-    def by_symbol(self) -> dict[str, Venue]:
-        """Symbol → venue, of all symbols that are named. Raises `ConfigError`."""
-        venues: dict[str, Venue] = {}
-        for line in self.venues:
-            words = line.split()
-            try:
-                symbols, zone, opens, closes = words
-                venue = Venue(zone, opens, closes)
-            except ValueError as error:
-                why = "write SYMBOL|… ZONE HH:MM HH:MM" if len(words) != 4 else str(error)
-                raise ConfigError(f"sessions.venues: {line!r}: {why}") from error
-            venues |= dict.fromkeys(symbols.split("|"), venue)
-        return venues
-
-
-class RiskSettings(_Room, frozen=True, kw_only=True):
-    """From probability to stance and target."""
-
-    long_threshold: Annotated[float, Meta(gt=0.5, lt=1)] = 0.60
-    short_threshold: Annotated[float, Meta(gt=0, lt=0.5)] = 0.40
-    hysteresis: Fraction = 0.02
-    dead_band: Annotated[float, Meta(ge=0, lt=0.5)] = 0.02
-    exposure_cap: Annotated[float, Meta(gt=0, le=1)] = 0.7
-
-
-class HttpSettings(_Room, frozen=True, kw_only=True):
-    """Where the daemon answers HTTP."""
-
-    enabled: bool = True
-    host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8001
-
-
-class LogSettings(_Room, frozen=True, kw_only=True):
-    """What is logged, and how."""
-
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["auto", "journal", "console", "json"] = "auto"
-
-
-class Settings(_Room, frozen=True, kw_only=True):
-    """All rooms' settings; each part of the daemon is handed its own."""
-
-    engine: EngineSettings = EngineSettings()
-    redis: RedisSettings = RedisSettings()
-    ingest: IngestSettings = IngestSettings()
-    agents: AgentsSettings = AgentsSettings()
-    sessions: SessionSettings = SessionSettings()
-    risk: RiskSettings = RiskSettings()
-    http: HttpSettings = HttpSettings()
-    log: LogSettings = LogSettings()
 
 
 class Layer(msgspec.Struct, frozen=True):
@@ -382,18 +272,21 @@ def _hint(key: str, known: Mapping[str, Any]) -> str:
 def _check(settings: Settings) -> None:
     """What no single key can break alone."""
     risk, redis = settings.risk, settings.redis
-    if risk.long_threshold - risk.hysteresis < 0.5 + risk.dead_band:
+    if risk.long_threshold - risk.exit_hysteresis < 0.5 + risk.dead_band:
         raise ConfigError(
-            "risk.long_threshold − risk.hysteresis must not lie inside the dead band "
+            "risk.long_threshold − risk.exit_hysteresis must not lie inside the dead band "
             f"(0.5 + risk.dead_band = {0.5 + risk.dead_band:g}); raise it or lower the others"
         )
-    if risk.short_threshold + risk.hysteresis > 0.5 - risk.dead_band:
+    if risk.short_threshold + risk.exit_hysteresis > 0.5 - risk.dead_band:
         raise ConfigError(
-            "risk.short_threshold + risk.hysteresis must not lie inside the dead band "
+            "risk.short_threshold + risk.exit_hysteresis must not lie inside the dead band "
             f"(0.5 − risk.dead_band = {0.5 - risk.dead_band:g}); lower it or the others"
         )
     _check_url(redis.url)
+    _check_policy(settings.policy)
+    _check_trust(settings.trust)
     settings.sessions.by_symbol()
+    _check_risk(risk)
     for key, value in flatten(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key} = {value} is not a finite number")
@@ -419,14 +312,37 @@ def _check(settings: Settings) -> None:
         )
 
 
-def _minutes(text: str) -> int:
-    hours, _, minutes = text.partition(":")
-    if not (hours.isdigit() and minutes.isdigit() and int(minutes) < 60):
-        raise ValueError(f"{text!r} is not a time of day: write HH:MM")
-    total = 60 * int(hours) + int(minutes)
-    if total > 1440:
-        raise ValueError(f"{text!r} is after 24:00")
-    return total
+def _check_trust(trust: TrustSettings) -> None:
+    if trust.floor > trust.cap:
+        raise ConfigError(f"trust.floor = {trust.floor} is above trust.cap = {trust.cap}")
+    if trust.memory_outcomes < trust.min_outcomes:
+        raise ConfigError(
+            f"trust.memory_outcomes = {trust.memory_outcomes} is below trust.min_outcomes = "
+            f"{trust.min_outcomes}: trust would forget as fast as it learns"
+        )
+
+
+def _check_risk(risk: RiskSettings) -> None:
+    """Every line can be read."""
+    risk.members()
+    risk.breaker_limits()
+    risk.families()
+
+
+def _check_policy(policy: PolicySettings) -> None:
+    """What is left lies below what is entered, and a laxer mode allows no less."""
+    ladders = (
+        ("drawdown_leave_frac", "drawdown_frac"),
+        ("volatility_leave_frac", "volatility_frac"),
+    )
+    for leave, enter in ladders:
+        if getattr(policy, leave) >= getattr(policy, enter):
+            raise ConfigError(f"policy.{leave} must be below policy.{enter}, or modes would flip")
+    for what in ("cap", "leverage"):
+        steps = [f"{mode}_{what}" for mode in ("defensive", "normal", "aggressive")]
+        for stricter, laxer in itertools.pairwise(steps):
+            if getattr(policy, stricter) > getattr(policy, laxer):
+                raise ConfigError(f"policy.{stricter} must not be above policy.{laxer}")
 
 
 def _check_url(url: str) -> None:

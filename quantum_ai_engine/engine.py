@@ -4,27 +4,34 @@ It is deterministic: it reads no clock, no environment and no random source. Tim
 or handed in with each batch. Stages: features → predict → decide.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple, TypeAlias
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from quantum_ai_engine.agents.panel import Predictor, Question, Unheard, ask
+from quantum_ai_engine.agents.ensemble import combine
+from quantum_ai_engine.agents.normaliser import Standardiser
+from quantum_ai_engine.agents.panel import Ballot, Predictor, Question, ask
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.events import (
     SIGNAL_SCHEMA,
+    Abstained,
     Abstention,
     Bar,
+    Change,
     Forecast,
-    Policy,
+    Prediction,
     Risk,
     Signal,
-    Stance,
     Thresholds,
+    Vote,
     signal_id,
 )
 from quantum_ai_engine.features import kernel
@@ -32,12 +39,21 @@ from quantum_ai_engine.features.order import whole_runs
 from quantum_ai_engine.features.schema import KERNEL_HASH, FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import Windows
+from quantum_ai_engine.risk.instruments import holdings
 from quantum_ai_engine.risk.positions import Said
-from quantum_ai_engine.risk.stance import next_stance, target_of
-from quantum_ai_engine.state.batch import Due, Part, Taken
+from quantum_ai_engine.state.batch import Due, Taken
+from quantum_ai_engine.state.decision import Decision, decide
+from quantum_ai_engine.state.finality import Moment
+from quantum_ai_engine.state.judged import judged_of
+from quantum_ai_engine.state.judgement import Judgement
+from quantum_ai_engine.state.record import Record
+from quantum_ai_engine.state.ruling import Ruling
 from quantum_ai_engine.state.state import EngineState
 
-HALTED = Risk("HALTED", ("manual",), ("halted",))
+# What stands in a forecast's place when nobody with trust voted.
+Unheard: TypeAlias = list[Abstention]
+BREATHE_STEPS = 20
+BROKEN = frozenset({Abstained.ERROR, Abstained.NON_FINITE})  # an answer that failed; shed is not
 Stage = Callable[[str], AbstractContextManager[None]]
 
 
@@ -56,10 +72,13 @@ class Round(Taken):
 
     Of the processed bars each has a signal, or is counted under `silent` with the reason why
     nothing was published for it; `again` signals of bars after a late one come on top. `unheard`
-    holds the abstentions of bars for which no agent voted.
+    holds the abstentions of bars for which no agent voted. `records` are what a restart has to know
+    of the decisions, `changes` those of modes, states and standings.
     """
 
     signals: list[Signal] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     again: int = 0
     silent: Counter[str] = field(default_factory=Counter)
     unheard: list[Abstention] = field(default_factory=list)
@@ -77,6 +96,26 @@ class Now:
     lags: bool = False
 
 
+class _Look(NamedTuple):
+    """A bar that is to be asked about, and how often it was looked at before in its round."""
+
+    due: Due
+    before: int
+
+
+class _Looks:
+    """Counts how often each bar of a round is looked at, asked about or not."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[int, int]] = Counter()
+
+    def next(self, one: Due) -> int:
+        """How often this bar was looked at before."""
+        key = one.series, one.bar.close_time
+        self._counts[key] += 1
+        return self._counts[key] - 1
+
+
 class Engine:
     """State, agents and decisions of all series.
 
@@ -86,6 +125,7 @@ class Engine:
     def __init__(
         self, settings: Settings, predictor: Predictor, identity: Identity, calendars: Calendars
     ) -> None:
+        self._all = settings
         self._settings = settings.engine
         self._risk = settings.risk
         self._predictor = predictor
@@ -93,24 +133,52 @@ class Engine:
         self._calendars = calendars
         self._ingest = settings.ingest
         self._sets = {agent.feature_set.name: agent.feature_set for agent in predictor.agents}
+        self._families = settings.risk.families()
+        self._ranges = [
+            (agent.feature_set.indices, Standardiser(agent.past.normaliser))
+            for agent in predictor.agents
+            if agent.past.normaliser is not None
+        ]
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, with nothing known."""
-        sets = tuple(self._sets.values())
-        self.state = EngineState(sets, self._calendars, self._settings, self._ingest)
+        sets, agents = tuple(self._sets.values()), self._predictor.agents
+        horizon_bars = agents[0].horizon_bars if agents else 1
+        judged = [judged_of(agent) for agent in agents]
+        judgement = Judgement(judged, horizon_bars, self._all, self._calendars)
+        self.state = EngineState(sets, self._calendars, self._settings, self._ingest, judgement)
 
-    def learn(self, bars: Sequence[Bar]) -> None:
-        """Take bars into the state, and nothing else."""
-        for _ in self.state.take(bars, Taken()):
+    def learn(self, bars: Sequence[Bar], records: Sequence[Record] = ()) -> None:
+        """Take bars into the state, with what was decided on them, and nothing else.
+
+        With records both are those of a whole round.
+        """
+        for _ in self.learning(bars, records):
             pass
 
-    def recall(self, signals: Sequence[Signal]) -> None:
-        """Take note of signals that were published; of series that are not known there is none."""
-        for signal in signals:
-            series = self.state.find(signal.symbol, signal.interval)
-            if series is not None:
-                self.state.positions.update(series, Said.of(signal))
+    def learning(self, bars: Sequence[Bar], records: Sequence[Record] = ()) -> Iterator[None]:
+        """The same, some steps at a time; must be gone through to the end."""
+        kept = {
+            (one.symbol, one.interval, one.prediction.close_time, one.look): one for one in records
+        }
+        looks = _Looks()
+        steps = (step for part in self.state.take(bars, Taken()) for step in part.steps())
+        for i, step in enumerate(steps, start=1):
+            if isinstance(step, Moment):
+                self.state.settle(step)
+            elif kept:
+                bar = step.bar
+                record = kept.get((bar.symbol, bar.interval, bar.close_time, looks.next(step)))
+                if record is not None:
+                    self.state.note(step, record, self._valid_until(bar))
+            if i % BREATHE_STEPS == 0:
+                yield
+
+    def recall(self, records: Sequence[Record]) -> None:
+        """Take note of what was said of bars of series that are known."""
+        for record in records:
+            self.state.recall(record)
 
     async def process(self, bars: Sequence[Bar], now: Now, stage: Stage) -> Round:
         """Take a batch of bars through all stages.
@@ -119,17 +187,20 @@ class Engine:
         """
         done = Round()
         with stage("features"):
-            due, windows = self._due(bars, now, done)
+            steps, windows = self._steps(bars, now, done)
         with stage("predict"):
+            due = [step.due for step in steps if isinstance(step, _Look)]
             questions = [Question(one.bar.interval, one.seen, one.whole) for one in due]
-            forecasts = await ask(self._predictor, questions, windows)
+            answers = await ask(self._predictor, questions, windows)
+            ballots = zip(answers, self._clamped(due), strict=True)
         with stage("decide"):
-            for one, forecast in zip(due, forecasts, strict=True):
-                if isinstance(forecast, Forecast):
-                    self._decide(one, forecast, now, done)
-                elif one.is_arrival:
-                    done.silent["no_effective_vote"] += 1
-                    done.unheard += forecast
+            for i, step in enumerate(steps, start=1):
+                if isinstance(step, Moment):
+                    done.changes += self.state.settle(step)
+                else:
+                    self._decide(step, *next(ballots), now, done)
+                if i % BREATHE_STEPS == 0:
+                    await asyncio.sleep(0)  # a thousand of them take longer than others can wait
         return done
 
     async def forecast(self, symbol: str, interval: str) -> Forecast | Unheard:
@@ -141,7 +212,7 @@ class Engine:
             name: Windows.of(features.windows(name, at, count).array()) for name in self._sets
         }
         question = Question(interval, int(count[0]), self.state.whole(series))
-        return (await ask(self._predictor, [question], windows))[0]
+        return self._heard((await ask(self._predictor, [question], windows))[0])
 
     async def forecast_of(self, bars: Sequence[Bar]) -> Forecast | Unheard:
         """What the ensemble says after these bars of one series alone; changes nothing."""
@@ -153,7 +224,12 @@ class Engine:
         newest, times = bars[-1], np.array([bar.open_time for bar in bars])
         holes = self._calendars.of(newest.symbol).holes(times, newest.interval_ms)
         question = Question(newest.interval, len(bars), int(whole_runs(holes)[-1]))
-        return (await ask(self._predictor, [question], windows))[0]
+        return self._heard((await ask(self._predictor, [question], windows))[0])
+
+    def _heard(self, ballot: Ballot) -> Forecast | Unheard:
+        """What a ballot comes to by the newest ruling."""
+        votes, _ = self._votes(ballot, self.state.judgement.rulings[-1])
+        return combine(votes, ballot.abstained) or ballot.abstained
 
     def series(self) -> list[tuple[str, str, int, int | None]]:
         """Symbol, interval, bars seen and newest close time of every known series."""
@@ -206,51 +282,55 @@ class Engine:
     def _rows_of(self, bars: Sequence[Bar]) -> NDArray[np.float64]:
         return kernel.matrix(np.array([self._calendars.row(bar) for bar in bars]))
 
-    def _due(
+    def _steps(
         self, bars: Sequence[Bar], now: Now, done: Round
-    ) -> tuple[list[Due], dict[str, Windows]]:
-        """Take the bars into the state; those that are to be asked about, and their windows by set.
+    ) -> tuple[list[_Look | Moment], dict[str, Windows]]:
+        """Take the bars into the state: what is to be asked about, with moments in their places.
 
-        Windows are views, unless there is more than one part: the next would overwrite them.
+        Also their windows by set: views, unless there is more than one part, since the next would
+        overwrite them.
         """
         newest = _newest(bars) if now.lags else None
-        asked: list[Due] = []
+        looks, steps = _Looks(), list[_Look | Moment]()
         parts: list[dict[str, Windows]] = []
         for part in self.state.take(bars, done):
             if part.too_old:
                 done.silent["expired"] += part.too_old
-            due = self._fresh(part, now, newest, done)
+            due = []
+            for step in part.steps():
+                if isinstance(step, Moment):
+                    steps.append(step)
+                    continue
+                look = looks.next(step)
+                if self._is_fresh(step, now, newest, done):
+                    due.append(step)
+                    steps.append(_Look(step, look))
             windows = self._windows(due)
             if parts or not part.is_last:
                 windows = {name: Windows.of(views.array()) for name, views in windows.items()}
-            asked += due
             parts.append(windows)
         parts = parts or [self._windows([])]
-        return asked, {name: Windows.joined([part[name] for part in parts]) for name in self._sets}
+        return steps, {name: Windows.joined([part[name] for part in parts]) for name in self._sets}
 
     def _windows(self, due: Sequence[Due]) -> dict[str, Windows]:
         series = np.array([one.series for one in due], dtype=np.int64)
         counts = np.array([one.seen for one in due], dtype=np.int64)
         return {name: self.state.features.windows(name, series, counts) for name in self._sets}
 
-    def _fresh(
-        self, part: Part, now: Now, newest: Mapping[tuple[str, str], int] | None, done: Round
-    ) -> list[Due]:
-        """The bars of a part that are to be asked about; arrivals that are not count as silent."""
-        fresh = []
-        for one in part.due:
-            bar, reason = one.bar, None
-            if one.seen < self._settings.burn_in_bars:
-                reason = "burn_in"
-            elif self._now_ms(one, now) > self._valid_until(bar):
-                reason = "expired"
-            elif newest is not None and bar.open_time < newest[bar.symbol, bar.interval]:
-                reason = "lagging"
-            if reason is None:
-                fresh.append(one)
-            elif one.is_arrival:
-                done.silent[reason] += 1
-        return fresh
+    def _is_fresh(
+        self, one: Due, now: Now, newest: Mapping[tuple[str, str], int] | None, done: Round
+    ) -> bool:
+        """Whether a bar is to be asked about; an arrival that is not counts as silent."""
+        bar, reason = one.bar, None
+        if one.seen < self._settings.burn_in_bars:
+            reason = "burn_in"
+        elif self._now_ms(one, now) > self._valid_until(bar):
+            reason = "expired"
+        elif newest is not None and bar.open_time < newest[bar.symbol, bar.interval]:
+            reason = "lagging"
+        if reason is not None and one.is_arrival:
+            done.silent[reason] += 1
+        return reason is None
 
     def _now_ms(self, one: Due, now: Now) -> int:
         return one.newest_close if now.wall_ms is None else now.wall_ms
@@ -258,30 +338,72 @@ class Engine:
     def _valid_until(self, bar: Bar) -> int:
         return bar.close_time + round(self._settings.valid_intervals * bar.interval_ms)
 
-    def _decide(self, one: Due, forecast: Forecast, now: Now, done: Round) -> None:
-        """Decide on a forecast; what is new in it becomes a signal."""
-        positions, close_time = self.state.positions, one.bar.close_time
-        earlier = positions.said(one.series, close_time)
-        version = earlier.version + 1 if earlier else 0
-        before = positions.stance_before(one.series, close_time)
-        signal = self._signal(one, forecast, version, before, self._now_ms(one, now))
-        said = Said.of(signal)
-        if earlier is None or not said.agrees(earlier):
-            positions.update(one.series, said)
-            done.again += not one.is_arrival
-            done.signals.append(signal)
-        elif one.is_arrival:
-            done.silent["unchanged"] += 1
+    def _votes(self, ballot: Ballot, ruling: Ruling) -> tuple[tuple[Vote, ...], float]:
+        """The votes of a ballot with their trust, and the base rate's share beside them."""
+        agents = self._predictor.agents
+        answered = {place for place, _ in ballot.answers}
+        shares = ruling.shares(tuple(place in answered for place in range(len(agents))))
+        trust = shares.trust.tolist()
+        votes = tuple(
+            Vote(agents[place].name, agents[place].bundle, probability, trust[place])
+            for place, probability in ballot.answers
+        )
+        return votes, shares.base
+
+    def _clamped(self, due: Sequence[Due]) -> list[float | None]:
+        """Of each bar's row, which share lies beyond what an agent was trained on, at most."""
+        if not self._ranges or not due:
+            return [None] * len(due)
+        rows = np.array([one.row for one in due])
+        shares = [range_.outside(rows[:, indices]) for indices, range_ in self._ranges]
+        return [*np.maximum.reduce(shares).tolist()]
+
+    def _decide(
+        self, look: _Look, ballot: Ballot, clamped: float | None, now: Now, done: Round
+    ) -> None:
+        """Decide on a bar; what is new in it becomes a signal."""
+        one = look.due
+        ruling = self.state.judgement.ruling(one.bar.close_time)
+        votes, base = self._votes(ballot, ruling)
+        forecast, said = combine(votes, ballot.abstained), None
+        if forecast is None:
+            if one.is_arrival:
+                done.silent["no_effective_vote"] += 1
+                done.unheard += ballot.abstained
+        else:
+            earlier = self.state.positions.said(one.series, one.bar.close_time)
+            version = earlier.version + 1 if earlier else 0
+            before = self.state.positions.before(one.series, one.bar.close_time)
+            decision = decide(before, forecast, base, ruling.of(one.series), self._risk)
+            signal = self._signal(one, forecast, version, ruling, decision, self._now_ms(one, now))
+            said = Said.of(signal, decision.level, decision.wanted)
+            if earlier is not None and said.agrees(earlier):
+                done.silent["unchanged"] += one.is_arrival
+                said = msgspec.structs.replace(said, version=earlier.version)
+                if said == earlier:
+                    return  # else the level is another one, which nobody is told
+            else:
+                done.again += not one.is_arrival
+                done.signals.append(signal)
+        if votes or any(abstention.reason in BROKEN for abstention in ballot.abstained):
+            prediction = _prediction(one.bar.close_time, votes, ballot, base, forecast, clamped)
+            record = Record(one.bar.symbol, one.bar.interval, prediction, said, look.before)
+            done.records.append(record)
+            self.state.note(one, record, self._valid_until(one.bar))
 
     def _signal(
-        self, one: Due, forecast: Forecast, version: int, before: Stance, now_ms: int
+        self,
+        one: Due,
+        forecast: Forecast,
+        version: int,
+        ruling: Ruling,
+        decision: Decision,
+        now_ms: int,
     ) -> Signal:
-        """Everything that a subscriber needs to know, given the stance before the bar."""
-        bar, risk = one.bar, self._risk
-        is_halted = self.state.is_halted
-        stance = Stance.FLAT if is_halted else next_stance(before, forecast.probability, risk)
-        capped = stance is not Stance.FLAT and forecast.confidence > risk.exposure_cap
+        """Everything that a subscriber needs to know."""
+        bar, risk, family = one.bar, self._risk, self._families.get(one.bar.symbol)
         amends = signal_id(bar.symbol, bar.interval, bar.close_time) if version else None
+        reasons = (*ruling.risk.reasons, *decision.reasons)
         return Signal(
             schema=SIGNAL_SCHEMA,
             id=signal_id(bar.symbol, bar.interval, bar.close_time, version),
@@ -294,14 +416,14 @@ class Engine:
             horizon_bars=self._predictor.agents[0].horizon_bars,
             probability=forecast.probability,
             confidence=forecast.confidence,
-            stance=stance,
-            target=target_of(stance, forecast.confidence, risk.exposure_cap),
+            stance=decision.stance,
+            target=decision.target,
             votes=forecast.votes,
             abstained=forecast.abstained,
             effective_votes=forecast.effective_votes,
             thresholds=Thresholds(risk.long_threshold, risk.short_threshold),
-            policy=Policy("NORMAL", risk.exposure_cap),
-            risk=HALTED if is_halted else Risk("ACTIVE", (), ("exposure_cap",) if capped else ()),
+            policy=ruling.policy,
+            risk=Risk(ruling.risk.state, ruling.risk.breakers, reasons),
             schema_hash=KERNEL_HASH,
             row_hash=blake2b(one.row.tobytes(), digest_size=8).hexdigest(),
             engine=self._identity.engine,
@@ -309,7 +431,21 @@ class Engine:
             latency_us={},
             amends=amends,
             filled=one.filled,
+            holdings=holdings(decision.level, decision.target, family) if family else (),
         )
+
+
+def _prediction(
+    close_time: int,
+    votes: tuple[Vote, ...],
+    ballot: Ballot,
+    base: float,
+    forecast: Forecast | None,
+    clamped: float | None,
+) -> Prediction:
+    failed = sum(abstention.reason in BROKEN for abstention in ballot.abstained)
+    probability = forecast.probability if forecast else None
+    return Prediction(close_time, votes, failed, base, probability, clamped)
 
 
 def _newest(bars: Sequence[Bar]) -> dict[tuple[str, str], int]:

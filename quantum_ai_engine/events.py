@@ -45,6 +45,7 @@ class Reason(StrEnum):
     REVISION = "revision"
     TOO_MANY_SERIES = "too_many_series"
     UNKNOWN_COMMAND = "unknown_command"
+    HALT_FILE = "halt_file"
 
 
 class Abstained(StrEnum):
@@ -174,6 +175,7 @@ class Command(StrEnum):
     """What an operator can tell a running engine."""
 
     HALT = "halt"
+    REDUCE = "reduce"
     RESUME = "resume"
 
 
@@ -202,6 +204,24 @@ class Vote(msgspec.Struct, frozen=True):
             raise ValueError(f"probability {self.probability} of {self.agent} is outside 0 to 1")
         if not 0.0 <= self.trust <= 1.0:
             raise ValueError(f"trust {self.trust} of {self.agent} is outside 0 to 1")
+
+
+class Prediction(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What was predicted of one bar, whether or not a signal came of it.
+
+    `votes` are those of all agents that answered, of the quarantined ones with a trust of 0, and
+    `failed` counts those that were asked and failed; `base` is the base-rate forecast's share of
+    trust beside them, `probability` the ensemble's forecast, None when nobody with trust voted.
+    `clamped` is the share of the bar's row that lay beyond the range that agents were trained on,
+    of the agent for which it is largest; None where no agent knows its range.
+    """
+
+    close_time: int
+    votes: tuple[Vote, ...]
+    failed: int
+    base: float
+    probability: float | None
+    clamped: float | None = None
 
 
 class Abstention(msgspec.Struct, frozen=True):
@@ -235,6 +255,34 @@ class Stance(StrEnum):
     FLAT = "flat"
 
 
+class Equity(msgspec.Struct, frozen=True, array_like=True):
+    """What execution reports: its equity, net of deposits, in any unit, and when it was that."""
+
+    time_ms: int
+    equity: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time_ms <= LAST_TIME_MS:
+            raise Refused(Reason.BAD_VALUE, f"time {self.time_ms} is not in ms since 1970")
+        if not math.isfinite(self.equity):
+            raise Refused(Reason.NON_FINITE, f"not a finite number: equity {self.equity}")
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A change of the policy's mode, of the risk brain's state, or of what is thought of an agent.
+
+    `at_ms` is the time of the bars from which on it holds; `subject` names the agent or symbol,
+    where it is about one.
+    """
+
+    room: Literal["risk", "policy", "supervisor"]
+    at_ms: int
+    subject: str
+    before: str
+    after: str
+    reasons: tuple[str, ...]
+
+
 class Thresholds(msgspec.Struct, frozen=True):
     """The probabilities at which long and short are entered."""
 
@@ -243,10 +291,15 @@ class Thresholds(msgspec.Struct, frozen=True):
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What the adaptive policy allowed: its mode, and the largest exposure."""
+    """What the adaptive policy allowed: its mode, the largest exposure, and how boldly.
+
+    `equity` says what it judged by: `reported` by execution, or the `paper` portfolio.
+    """
 
     mode: str
     exposure_cap: float
+    leverage: float = 1.0
+    equity: str = "paper"
 
 
 class Risk(msgspec.Struct, frozen=True):
@@ -257,14 +310,22 @@ class Risk(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """An instrument and the target of it, a signed fraction of equity."""
+
+    instrument: str
+    target: float
+
+
 class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
     """What subscribers receive: an absolute target for one symbol, with its reasons and its end.
 
     `target` is a signed fraction of equity; it is never a delta, so that a subscriber that missed
     one signal is right again with the next. A signal that takes the place of an earlier one of the
     same bar, because a bar came late or was revised, `amends` that one's id and has an id of its
-    own. `filled` bars of the longest window were missing and stand as flat ones. Both are on the
-    wire only where they say something.
+    own. `filled` bars of the longest window were missing and stand as flat ones. `holdings` say how
+    the target is held in leveraged and inverse instruments. These are on the wire only where they
+    say something.
     """
 
     schema: int
@@ -293,6 +354,7 @@ class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
     latency_us: dict[str, int]
     amends: str | None = None
     filled: int = 0
+    holdings: tuple[Holding, ...] = ()
 
     def __post_init__(self) -> None:
         if not abs(self.target) <= self.policy.exposure_cap <= 1.0:

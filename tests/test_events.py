@@ -295,14 +295,15 @@ def test_the_wire_names_are_those_of_the_contract() -> None:
     assert wire["schema"] == 1
     assert wire["id"] == "BTCUSDT|1m|120000"
     assert set(wire["thresholds"]) == {"long", "short"}
-    assert set(wire["policy"]) == {"mode", "exposure_cap"}
+    assert set(wire["policy"]) == {"mode", "exposure_cap", "leverage", "equity"}
     assert set(wire["risk"]) == {"state", "breakers", "reasons"}
 
 
 def test_an_amended_signal_says_so_and_others_do_not() -> None:
-    """L01: `amends` and `filled` are on the wire where they say something, and only there."""
+    """L01: `amends`, `filled`, `holdings` are on the wire where they say something, only there."""
     plain, amended = signal(), signal(amends="BTCUSDT|1m|120000", filled=3)
-    assert not {"amends", "filled"} & set(msgspec.json.decode(msgspec.json.encode(plain)))
+    wire = msgspec.json.decode(msgspec.json.encode(plain))
+    assert not {"amends", "filled", "holdings"} & set(wire)
     wire = msgspec.json.decode(msgspec.json.encode(amended))
     assert (wire["amends"], wire["filled"]) == ("BTCUSDT|1m|120000", 3)
     for sent in (plain, amended):

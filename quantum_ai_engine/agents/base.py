@@ -1,14 +1,30 @@
 """What an agent is: something that turns windows of rows into P(up over the horizon)."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantum_ai_engine.agents.manifest import HeldOut
+from quantum_ai_engine.agents.normaliser import Normaliser
 from quantum_ai_engine.features.schema import FeatureSet
 
 LARGEST_BATCH = 256
+
+
+class Past(NamedTuple):
+    """What an agent was before it served: what it is judged by.
+
+    `base_rate` is the share that rose in its train span; moves of at most `dead_zone` in |ln| were
+    masked there. Without `held_out` scores nothing can be tested against them, and without a
+    `normaliser` nobody knows what range it was trained on.
+    """
+
+    base_rate: float = 0.5
+    dead_zone: float = 0.0
+    held_out: HeldOut | None = None
+    normaliser: Normaliser | None = None
 
 
 class Agent(Protocol):
@@ -33,6 +49,10 @@ class Agent(Protocol):
     @property
     def interval(self) -> str:
         """The interval of the bars it was trained on; it abstains from all others."""
+
+    @property
+    def past(self) -> Past:
+        """What it was when it was trained."""
 
     @property
     def unavailable(self) -> str | None:

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
+from quantum_ai_engine.agents.base import Past
 from quantum_ai_engine.agents.bundle import Bundle
 from quantum_ai_engine.features.schema import FeatureSet
 
@@ -24,6 +25,12 @@ class BundledAgent:
         self.feature_set: FeatureSet = bundle.feature_set
         self.horizon_bars = manifest.horizon_bars
         self.interval = manifest.interval
+        self.past = Past(
+            manifest.base_rate,
+            manifest.target.dead_zone,
+            manifest.held_out,
+            manifest.normaliser,
+        )
         self.clamped = 0
         self.other_versions = tuple(manifest.other_versions())
         self.source = bundle

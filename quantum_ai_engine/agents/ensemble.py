@@ -8,11 +8,6 @@ from quantum_ai_engine.events import Abstention, Forecast, Vote
 _LIMIT = 1e-6  # a certainty of 0 or 1 would outvote everybody for ever
 
 
-def equal_trust(agents: int) -> float:
-    """The share of each of `agents` voters."""
-    return 1.0 / agents
-
-
 def combine(votes: Sequence[Vote], abstained: Sequence[Abstention]) -> Forecast | None:
     """The trust-weighted mean of log-odds (logarithmic pooling, Genest and Zidek 1986).
 

@@ -40,6 +40,11 @@ class Standardiser:
         self._mean, self._scale = np.array(normaliser.mean), np.array(normaliser.scale)
         self._clamp = normaliser.clamp
 
+    def outside(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Which share of each row [n, columns] lies beyond the clamp [n]; NaN lies nowhere."""
+        beyond = np.abs(rows - self._mean) > self._clamp * self._scale
+        return np.asarray(np.add.reduce(beyond, axis=1) / len(self._mean))
+
     def into(self, windows: NDArray[np.float64], out: NDArray[np.float32]) -> int:
         """Write windows [..., columns] as the model reads them; how many values were clamped."""
         columns = len(self._mean)

@@ -1,16 +1,12 @@
-"""Asking all agents about a batch of bars, and combining what they answer."""
+"""Asking all agents about a batch of bars."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol
 
 from quantum_ai_engine.agents.base import Agent
-from quantum_ai_engine.agents.ensemble import combine, equal_trust
 from quantum_ai_engine.agents.pool import Answer, Request
-from quantum_ai_engine.events import Abstained, Abstention, Forecast, Vote
+from quantum_ai_engine.events import Abstained, Abstention
 from quantum_ai_engine.features.store import Windows
-
-# What stands in a forecast's place when every agent abstained.
-Unheard: TypeAlias = list[Abstention]
 
 
 class Predictor(Protocol):
@@ -35,33 +31,40 @@ class Question(NamedTuple):
     whole: int
 
 
+class Ballot(NamedTuple):
+    """What came of asking all agents about a bar: who answered what, by place, and who did not."""
+
+    answers: list[tuple[int, float]]
+    abstained: list[Abstention]
+
+
 async def ask(
     predictor: Predictor, questions: Sequence[Question], windows: Mapping[str, Windows]
-) -> list[Forecast | Unheard]:
-    """Ask every agent for the bars that it can answer, then combine bar by bar.
+) -> list[Ballot]:
+    """Ask every agent for the bars that it can answer: one ballot for each question.
 
     `windows` holds, by feature set, one window for each question.
     """
-    votes: list[list[tuple[Agent, float]]] = [[] for _ in questions]
-    abstained: list[list[Abstention]] = [[] for _ in questions]
+    ballots = [Ballot([], []) for _ in questions]
     requests, asked = [], []
     for agent in predictor.agents:
         able = []
         for i, reason in enumerate(_unable(agent, questions)):
             if reason:
-                abstained[i].append(Abstention(agent.name, reason))
+                ballots[i].abstained.append(Abstention(agent.name, reason))
             else:
                 able.append(i)
         requests.append(Request(agent, windows[agent.feature_set.name].take(able)))
         asked.append(able)
     answers = await predictor.predict(requests)
-    for request, able, answer in zip(requests, asked, answers, strict=True):
+    for place, (able, answer) in enumerate(zip(asked, answers, strict=True)):
+        name = predictor.agents[place].name
         for i, probability, why in zip(able, answer.probabilities, answer.reasons, strict=True):
             if why is None:
-                votes[i].append((request.agent, float(probability)))
+                ballots[i].answers.append((place, float(probability)))
             else:
-                abstained[i].append(Abstention(request.agent.name, why))
-    return [combine(_weighted(v), a) or a for v, a in zip(votes, abstained, strict=True)]
+                ballots[i].abstained.append(Abstention(name, why))
+    return ballots
 
 
 def _unable(agent: Agent, questions: Sequence[Question]) -> Iterator[Abstained | None]:
@@ -76,11 +79,3 @@ def _unable(agent: Agent, questions: Sequence[Question]) -> Iterator[Abstained |
             yield Abstained.WARMING_UP
         else:
             yield Abstained.GAP if whole < window else None
-
-
-def _weighted(votes: Sequence[tuple[Agent, float]]) -> list[Vote]:
-    """Votes with equal trust."""
-    return [
-        Vote(agent.name, agent.bundle, probability, equal_trust(len(votes)))
-        for agent, probability in votes
-    ]

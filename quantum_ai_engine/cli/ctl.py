@@ -13,10 +13,9 @@ from quantum_ai_engine.cli.common import (
 )
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.client import Unreachable
+from quantum_ai_engine.daemon.feed import BarFeed
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.events import Command
-
-CONTROLS_KEPT = 10_000
 
 app = typer.Typer(no_args_is_help=True, help="Tell a running engine what to do.")
 
@@ -28,8 +27,14 @@ def halt(config: ConfigOption = None, assignments: SetOption = None) -> None:
 
 
 @app.command()
+def reduce(config: ConfigOption = None, assignments: SetOption = None) -> None:
+    """From the next bars on no target grows or changes sides, until `resume`."""
+    _tell(load_settings(config, assignments).settings, Command.REDUCE)
+
+
+@app.command()
 def resume(config: ConfigOption = None, assignments: SetOption = None) -> None:
-    """From the next bars on targets follow the forecasts again."""
+    """From the next bars on targets follow the forecasts again; it re-arms what had halted."""
     _tell(load_settings(config, assignments).settings, Command.RESUME)
 
 
@@ -53,10 +58,8 @@ async def _send(settings: Settings, command: Command) -> list[int]:
     keys, silent = Keys.of(settings.redis), []
     async with redis_client(settings) as client:
         for partition in range(settings.redis.partitions):
-            control = keys.at(partition).control
-            await client.at(partition).xadd(
-                control, {"command": command.value}, maxlen=CONTROLS_KEPT
-            )
+            feed = BarFeed(client.at(partition), keys.at(partition), settings.engine.environment)
+            await feed.tell(command)
             if not await client.at(partition).exists(keys.at(partition).heartbeat):
                 silent.append(partition)
     return silent

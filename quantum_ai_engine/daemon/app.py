@@ -15,13 +15,22 @@ from quantum_ai_engine.agents.bundle import BundleError
 from quantum_ai_engine.agents.bundled import BundledAgent
 from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.agents.pool import AgentPool, budget, worker_count
-from quantum_ai_engine.config import ConfigError, Loaded, Settings, bundle_dir, redis_dir
+from quantum_ai_engine.config import (
+    ConfigError,
+    Loaded,
+    Settings,
+    bundle_dir,
+    redis_dir,
+    state_dir,
+)
 from quantum_ai_engine.daemon import http, pulse
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis, NoPlaceError
 from quantum_ai_engine.daemon.feed import bridge
+from quantum_ai_engine.daemon.judged import JudgedCollector
 from quantum_ai_engine.daemon.keys import Keys, partition_of
+from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
 from quantum_ai_engine.daemon.ownership import Entrance
@@ -30,6 +39,7 @@ from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Identity
 from quantum_ai_engine.features.sessions import Calendars
+from quantum_ai_engine.state.judgement import Judgement
 
 STOP_WITHIN_S = 1.5
 INTERRUPTED = 130
@@ -74,9 +84,11 @@ class Daemon:
         )
         self.metrics.observe_pool(self.pool)
         self._calendars = Calendars(settings.sessions.by_symbol())
+        self._killswitch = KillSwitch(state_dir(settings))
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.rounds: dict[int, Rounds] = {}
+        self.metrics.registry.register(JudgedCollector(lambda: [*self._judgements().values()]))
         self.http_address = ""
 
     async def run(self) -> None:
@@ -86,6 +98,7 @@ class Daemon:
             self._connected(url) as client,
         ):
             self.rounds = self._rounds(client)
+            await self._killswitch.look()
             async with self._warm_pool(), self._listening(), asyncio.TaskGroup() as tasks:
                 service = [tasks.create_task(task) for task in self._background(client)]
                 if server is not None:
@@ -140,6 +153,7 @@ class Daemon:
             self._make_engine,
             Entrance(client, self.settings),
             self._budget,
+            self._killswitch,
             self.status,
             self.metrics,
         )
@@ -148,6 +162,9 @@ class Daemon:
 
     def _make_engine(self) -> Engine:
         return Engine(self.settings, self.pool, self._identity, self._calendars)
+
+    def _judgements(self) -> dict[int, Judgement]:
+        return {p: rounds.engine.state.judgement for p, rounds in self.rounds.items()}
 
     def _home_of(self, symbol: str) -> http.Home | None:
         """Engine and status of the partition in which a symbol lives, if that is served here."""
@@ -161,6 +178,7 @@ class Daemon:
         yield pulse.report(self.status, self.metrics, self.notifier)
         for rounds in self.rounds.values():
             yield pulse.Heart(rounds, settings, self.status).run()
+        yield self._killswitch.watch()
         interval_s = watchdog_interval_s(os.environ, os.getpid())
         if interval_s is not None:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
@@ -235,7 +253,7 @@ class Daemon:
     async def _listen(self) -> web.AppRunner:
         settings = self.settings.http
         try:
-            api = http.Api(self.status, self.metrics, self._home_of)
+            api = http.Api(self.status, self.metrics, self._home_of, self._judgements)
             return await http.serve(api, settings)
         except OSError as error:
             raise ConfigError(

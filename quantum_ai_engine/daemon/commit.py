@@ -15,33 +15,46 @@ import msgspec
 from redis.exceptions import NoScriptError
 
 from quantum_ai_engine.daemon.client import Client
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.keys import ROOMS, Keys
 from quantum_ai_engine.daemon.lease import ACQUIRE, BEAT, GUARD, KEEP, NOW, RELEASE, Held, Holder
+from quantum_ai_engine.daemon.records import encode_round
 from quantum_ai_engine.daemon.saved import BEGIN, END, PART, Contents, Snapshot, digest, part_field
-from quantum_ai_engine.events import Control, Refused, Signal
+from quantum_ai_engine.events import Change, Control, Equity, Refused, Signal
+from quantum_ai_engine.state.record import Record
 
 START = "0-0"
 HEARTBEAT_S = 10  # one older than this is gone: a stalled engine is visible to everybody
 SIGNALS_KEPT, DEAD_KEPT = 100_000, 10_000
+RECORDS_KEPT, CHANGES_KEPT = 100_000, 10_000  # records are trimmed by each snapshot, too
+FIRST_ROOM = 7  # the place among the script's keys of the changes of the first room
 FIELDS_KEPT, BYTES_KEPT, DETAIL_KEPT = 64, 4096, 500  # of a dead entry: a hostile one has more
 CUT = "… (cut)"
 
 Argument: TypeAlias = str | bytes | int
 
-# KEYS: state, signals, dead letters, bars. What can fail fails before anything is written: a key
+# KEYS: state, signals, dead letters, bars, heartbeat, records, changes of each room.
+# What can fail fails before anything is written: a key
 # that is no stream when it is first looked at, a full server at the first XADD or HSET.
 COMMIT = f"""{GUARD}{NOW}
-local state = redis.call('HMGET', KEYS[1], 'offset', 'signal', 'control')
+local state = redis.call('HMGET', KEYS[1], 'offset', 'signal', 'control', 'equity', 'record')
 local offset, signal, control = state[1] or '0-0', state[2] or '0-0', state[3] or '0-0'
-if offset ~= ARGV[3] or (ARGV[8] ~= '' and control ~= ARGV[8]) then
-  return {{'moved', offset, signal, control}}
+local equity, record = state[4] or '0-0', state[5] or '0-0'
+if offset ~= ARGV[3] or (ARGV[8] ~= '' and control ~= ARGV[8])
+    or (ARGV[11] ~= '' and equity ~= ARGV[11]) then
+  return {{'moved', offset, signal, control, equity, record}}
 end
 local trimmed = 0
 if offset ~= '0-0' and #redis.call('XRANGE', KEYS[4], offset, offset) == 0 then
   trimmed = 1
 end
 redis.call('XLEN', KEYS[3])
-local at, unheard = 11, 0
+for key = 6, 9 do
+  redis.call('XLEN', KEYS[key])
+end
+local at, unheard = 18, 0
+if ARGV[13] ~= '' then
+  record = redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[14], '*', 'b', ARGV[13])
+end
 for _ = 1, tonumber(ARGV[7]) do
   signal = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'json', ARGV[at + 1])
   -- What a user may not publish is in the stream all the same: an error here would double it.
@@ -49,6 +62,13 @@ for _ = 1, tonumber(ARGV[7]) do
     unheard = 1
   end
   at = at + 2
+end
+for _ = 1, tonumber(ARGV[15]) do
+  redis.call('XADD', KEYS[tonumber(ARGV[at])], 'MAXLEN', '~', ARGV[16], '*', 'json', ARGV[at + 2])
+  if type(redis.pcall('PUBLISH', ARGV[at + 1], ARGV[at + 2])) == 'table' then
+    unheard = 1
+  end
+  at = at + 3
 end
 while at <= #ARGV do
   local last = at + tonumber(ARGV[at])
@@ -59,7 +79,16 @@ redis.call('HSET', KEYS[1], 'offset', ARGV[4], 'signal', signal, 'lease_until', 
 if ARGV[9] ~= '' and ARGV[9] ~= control then
   redis.call('HSET', KEYS[1], 'control', ARGV[9], 'controls', ARGV[10])
 end
-return {{'done', signal, trimmed, unheard}}
+if ARGV[12] ~= '' then
+  redis.call('HSET', KEYS[1], 'equity', ARGV[12])
+end
+if ARGV[17] ~= '' then
+  redis.call('HSET', KEYS[1], 'risk', ARGV[17])
+end
+if ARGV[13] ~= '' then
+  redis.call('HSET', KEYS[1], 'record', record)
+end
+return {{'done', signal, trimmed, unheard, record}}
 """
 
 _JSON = msgspec.json.Encoder()
@@ -113,17 +142,34 @@ class Followed:
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """What a commit found: the last signal ever written, and whether its start was trimmed.
+class Kept:
+    """What a step leaves besides signals: records for a restart, and changes for who listens.
 
-    `signal` is an id of the signal stream, "0-0" when there is none. `trimmed` says that the entry
-    at `start` is gone from the bar stream: entries after it may be gone, too. `unheard` says that
-    Redis did not let us publish: the signals are in the stream alone.
+    `equity_before` and `equity_after` are positions of the equity stream; empty where none was
+    read. `risk` is the state of the risk brain, which must outlive a snapshot that is refused.
+    """
+
+    records: Sequence[Record] = ()
+    changes: Sequence[Change] = ()
+    equity: Sequence[Equity] = ()
+    equity_before: str = ""
+    equity_after: str = ""
+    risk: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a commit found: the last signal and record ever written, and whether its start is gone.
+
+    `signal` and `record` are ids of their streams, "0-0" when there is none. `trimmed` says that
+    the entry at `start` is gone from the bar stream: entries after it may be gone, too. `unheard`
+    says that Redis did not let us publish: the signals are in the stream alone.
     """
 
     signal: str
     trimmed: bool
     unheard: bool = False
+    record: str = START
 
 
 def _cut(value: bytes) -> bytes:
@@ -194,6 +240,29 @@ class Ledger:
         signal: Any = await self._client.hget(self._keys.state, "signal")
         return START if signal is None else str(signal, "ascii")
 
+    async def last_record(self) -> str:
+        """The id of the record that was written last, "0-0" when there was none."""
+        record: Any = await self._client.hget(self._keys.state, "record")
+        return START if record is None else str(record, "ascii")
+
+    async def risk(self) -> str:
+        """The state of the risk brain at the committed position; empty when none was written."""
+        risk: Any = await self._client.hget(self._keys.state, "risk")
+        return "" if risk is None else str(risk, "ascii")
+
+    async def equity_position(self) -> str:
+        """How far the equity stream was followed; "0-0" when it never was."""
+        position: Any = await self._client.hget(self._keys.state, "equity")
+        return START if position is None else str(position, "ascii")
+
+    async def has_record(self, record: str) -> bool:
+        """Whether the stream of records has an entry of this id."""
+        return bool(await self._client.xrange(self._keys.records, record, record))
+
+    async def forget_records(self, before: str) -> None:
+        """Drop the records that a snapshot has made needless; the one with this id stays."""
+        await self._client.xtrim(self._keys.records, minid=before, approximate=False)
+
     async def is_written(self, signal: str) -> bool:
         """Whether the signal stream has an entry of this id."""
         return bool(await self._client.xrange(self._keys.signals, signal, signal))
@@ -213,6 +282,7 @@ class Ledger:
         signals: Sequence[Signal],
         dead: Sequence[DeadLetter],
         controls: Followed | None = None,
+        kept: Kept = Kept(),
     ) -> Receipt:
         """Move the position from `start` to `end` and write what belongs to that step.
 
@@ -232,13 +302,34 @@ class Ledger:
         else:
             applied = msgspec.msgpack.encode(controls.after.applied)
             head += [controls.before, controls.after.position, applied]
-        reply = await self._ask(COMMIT, *head, *published, *letters)
+        head += self._kept(start, end, kept)
+        changes = self._changes(kept.changes)
+        reply = await self._ask(COMMIT, *head, *published, *changes, *letters)
         if reply[0] == b"done":
-            return Receipt(reply[1].decode(), bool(reply[2]), unheard=bool(reply[3]))
-        offset, signal, control = (one.decode() for one in reply[1:])
-        if offset == end and (controls is None or control == controls.after.position):
-            return Receipt(signal, trimmed=False)  # written before, only the reply was lost
+            signal, trimmed, unheard, record = reply[1:]
+            return Receipt(signal.decode(), bool(trimmed), bool(unheard), record.decode())
+        offset, signal, control, equity, record = (one.decode() for one in reply[1:])
+        if (
+            offset == end
+            and (controls is None or control == controls.after.position)
+            and equity == (kept.equity_after or equity)
+        ):  # written before, only the reply was lost
+            return Receipt(signal, trimmed=False, record=record)
         raise Conflict(f"the committed position is {offset}, not {start}")
+
+    def _kept(self, start: str, end: str, kept: Kept) -> list[Argument]:
+        record: Argument = ""
+        if kept.records or kept.equity:
+            record = encode_round(start, end, kept.records, kept.equity)
+        told: list[Argument] = [kept.equity_before, kept.equity_after, record, RECORDS_KEPT]
+        return [*told, len(kept.changes), CHANGES_KEPT, kept.risk]
+
+    def _changes(self, changes: Sequence[Change]) -> list[Argument]:
+        told: list[Argument] = []
+        for change in changes:
+            key = FIRST_ROOM + ROOMS.index(change.room)
+            told += [key, self._keys.room_channel(change.room), _JSON.encode(change)]
+        return told
 
     async def save(self, snapshot: Snapshot) -> None:
         """Put a snapshot in the place of the earlier one, which is whole until this one is.
@@ -252,7 +343,7 @@ class Ledger:
         for index, part in enumerate(snapshot.parts):
             await self._ask(PART, number, part_field(slot, index), part)
             digests.append(digest(part))
-        contents = Contents(slot, snapshot.offset, snapshot.signal, tuple(digests))
+        contents = Contents(slot, snapshot.offset, snapshot.record, tuple(digests))
         await self._ask(END, number, slot, len(digests), contents.seal())
 
     async def load(self) -> Snapshot | None:
@@ -265,7 +356,7 @@ class Ledger:
         for index in range(len(contents.digests)):
             part: Any = await self._client.hget(self._keys.state, part_field(contents.slot, index))
             parts.append(contents.check(index, part))
-        return Snapshot(contents.offset, contents.signal, tuple(parts))
+        return Snapshot(contents.offset, contents.record, tuple(parts))
 
     async def _take(self, gone: bytes, *, yields: bool) -> Any:
         holder = msgspec.json.encode(self._holder)
@@ -288,7 +379,8 @@ class Ledger:
     async def _run(self, script: str, *arguments: Argument) -> Any:
         """Run a script by its digest; whole where the server has not seen it, or has forgotten."""
         keys = self._keys
-        names = (keys.state, keys.signals, keys.dead, keys.bars, keys.heartbeat)
+        fixed = (keys.state, keys.signals, keys.dead, keys.bars, keys.heartbeat, keys.records)
+        names = (*fixed, *keys.rooms.values())
         client: Any = self._client  # its methods are typed for two worlds at once
         try:
             return await client.evalsha(_SHA[script], len(names), *names, *arguments)

@@ -5,12 +5,12 @@ from typing import Any
 
 import msgspec
 
-from quantum_ai_engine.events import Bar, Command, Reason, Refused
+from quantum_ai_engine.events import Bar, Command, Equity, Reason, Refused
 
 FIELDS = msgspec.structs.fields(Bar)
 REQUIRED = tuple(field.name for field in FIELDS)
 OPTIONAL = ("environment", "is_closed", "revision")
-_NAMES = {name.encode(): name for name in (*REQUIRED, *OPTIONAL)}
+_NAMES = {name.encode(): name for name in (*REQUIRED, *OPTIONAL, "time", "equity")}
 _UNPACK: dict[bytes, Callable[[bytes], Any]] = {
     b"b": msgspec.msgpack.decode,
     b"json": msgspec.json.decode,
@@ -31,6 +31,11 @@ class _Wire(msgspec.Struct, frozen=True):
     environment: str | None = None
     is_closed: bool = True
     revision: int = 0
+
+
+class _Report(msgspec.Struct, frozen=True):
+    time: int
+    equity: float
 
 
 def decode(entry: Mapping[bytes, bytes], environment: str, latest_close: int) -> Bar:
@@ -84,6 +89,26 @@ def decode_command(entry: Mapping[bytes, bytes]) -> Command:
         raise Refused(
             Reason.UNKNOWN_COMMAND, f"command {text[:64]!r} is not one of {', '.join(Command)}"
         ) from error
+
+
+def decode_equity(entry: Mapping[bytes, bytes]) -> Equity:
+    """What execution reports, of an entry of the equity stream. Raises `Refused`.
+
+    >>> decode_equity({b"time": b"60000", b"equity": b"10250.5"})
+    Equity(time_ms=60000, equity=10250.5)
+    """
+    values = _values(entry)
+    for name in ("time", "equity"):
+        if name not in values:
+            raise Refused(Reason.MISSING_FIELD, f"field {name} is missing")
+    for name in values:
+        if name not in ("time", "equity"):
+            raise Refused(Reason.UNKNOWN_FIELD, f"field {name[:64]!r} is unknown")
+    try:
+        told = msgspec.convert(values, _Report, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refused(Reason.BAD_VALUE, str(error).lower()) from error
+    return Equity(told.time, told.equity)
 
 
 def _values(entry: Mapping[bytes, bytes]) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.commit import START, DeadLetter
 from quantum_ai_engine.daemon.decode import decode, decode_map
 from quantum_ai_engine.daemon.keys import Keys, partition_of
-from quantum_ai_engine.events import Bar, Refused
+from quantum_ai_engine.events import Bar, Command, Refused
 
 Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 
@@ -18,15 +18,21 @@ RECONNECT_S = 1.0
 FIRST_TIME_MS = 1_000_000_000_000  # 2001: an entry id below it was made by hand
 TAIL_CHUNK = 1000
 COUNT_AFTER = "return #redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])"
+CONTROLS_KEPT = 10_000
 LAG_MOST = 10_000  # entries: counting costs the server some milliseconds
 TAIL_MOST = 500_000  # entries looked back on at most, for symbols that hardly ever trade
 
 
 class Batch(NamedTuple):
-    """What one read gave: entries of the bar stream, and of the control stream."""
+    """What one read gave: entries of the bar, the control and the equity stream."""
 
     bars: list[Entry]
     controls: list[Entry]
+    equity: list[Entry]
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.bars or self.controls or self.equity)
 
 
 class BarFeed:
@@ -45,13 +51,20 @@ class BarFeed:
         answer: Any = await self._client.xread({self._keys.bars: position}, count, block_ms)
         return list(answer[0][1]) if answer else []
 
-    async def wait(self, position: str, control: str, count: int, block_ms: int) -> Batch:
-        """The same, with what the control stream has after another position."""
+    async def wait(
+        self, position: str, control: str, equity: str, count: int, block_ms: int
+    ) -> Batch:
+        """The same, with what the control and the equity stream have after positions of theirs."""
         keys = self._keys
-        after: dict[Any, Any] = {keys.bars: position, keys.control: control}
+        after: dict[Any, Any] = {keys.bars: position, keys.control: control, keys.equity: equity}
         answer: Any = await self._client.xread(after, count, block_ms)
         found = {name.decode(): list(entries) for name, entries in answer or ()}
-        return Batch(found.get(keys.bars, []), found.get(keys.control, []))
+        return Batch(*(found.get(name, []) for name in (keys.bars, keys.control, keys.equity)))
+
+    async def tell(self, command: Command) -> None:
+        """Put a command into the control stream."""
+        entry: dict[Any, Any] = {"command": command.value}
+        await self._client.xadd(self._keys.control, entry, maxlen=CONTROLS_KEPT)
 
     def decode(
         self, entries: Sequence[Entry], latest_close: int
@@ -136,13 +149,14 @@ class BarFeed:
         answer: Any = await self._client.xrevrange(self._keys.bars, end, "-", count)
         return list(answer)
 
-    async def trim(self, position: str, retention_ms: int) -> None:
-        """Drop entries older than the retention, but none after the position."""
+    async def trim(self, position: str, retention_ms: int, equity: str = START) -> None:
+        """Drop entries older than the retention, but none after the positions."""
         seconds, _ = await self._client.time()
-        oldest = min(seconds * 1000 - retention_ms, time_ms(position))
-        if oldest > 0:
-            # Without a limit of its own the server takes 10,000 entries a call, and falls behind.
-            await self._client.xtrim(self._keys.bars, minid=oldest, approximate=True, limit=0)
+        for stream, read in ((self._keys.bars, position), (self._keys.equity, equity)):
+            oldest = min(seconds * 1000 - retention_ms, time_ms(read))
+            if oldest > 0:
+                # Without a limit of its own the server takes 10,000 entries a call, falling behind.
+                await self._client.xtrim(stream, minid=oldest, approximate=True, limit=0)
 
 
 async def pages(

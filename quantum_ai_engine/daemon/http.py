@@ -1,7 +1,7 @@
 """HTTP on the daemon's own loop: health, metrics and predictions."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -9,11 +9,13 @@ from aiohttp import web
 from msgspec import Meta
 
 from quantum_ai_engine.config import HttpSettings
+from quantum_ai_engine.daemon.judged import shown
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import INTERVAL_MS, Bar, Forecast, Refused
 from quantum_ai_engine.features.store import LOOKBACK
+from quantum_ai_engine.state.judgement import Judgement
 
 MOST_BARS = 5000
 SHUTDOWN_S = 0.3  # a request that is never finished must not hold up the stop
@@ -58,11 +60,16 @@ class Api:
     """The handlers; they read the daemon's status and ask its engine, and change neither."""
 
     def __init__(
-        self, status: Status, metrics: Metrics, home_of: Callable[[str], Home | None]
+        self,
+        status: Status,
+        metrics: Metrics,
+        home_of: Callable[[str], Home | None],
+        judgements: Callable[[], Mapping[int, Judgement]],
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._home_of = home_of
+        self._judgements = judgements
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[_sentences])
@@ -70,6 +77,7 @@ class Api:
         app.router.add_get("/health/live", self.live)
         app.router.add_get("/health/ready", self.ready)
         app.router.add_get("/metrics", self.metrics)
+        app.router.add_get("/agents", self.agents)
         app.router.add_post("/predict", self.predict)
         return app
 
@@ -90,6 +98,10 @@ class Api:
             body=self._metrics.render(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+
+    async def agents(self, _: web.Request) -> web.Response:
+        """How each agent stands and what it scored, by partition; null where nothing settled."""
+        return _json([shown(p, judgement) for p, judgement in self._judgements().items()])
 
     async def predict(self, request: web.Request) -> web.Response:
         try:

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import structlog
 
 from quantum_ai_engine.daemon.commit import DeadLetter, cut_text
-from quantum_ai_engine.events import Signal, Stance
+from quantum_ai_engine.events import Change, Signal, Stance
 
 log = structlog.get_logger()
+
+CALM = {"ACTIVE", "NORMAL", "AGGRESSIVE", "ok", "warmup", "believed"}  # what needs nobody
 
 
 class Journal:
@@ -16,8 +18,15 @@ class Journal:
     def __init__(self) -> None:
         self._stances: dict[tuple[str, str], Stance] = {}
 
-    def tell(self, signals: Sequence[Signal], dead: Sequence[DeadLetter]) -> None:
+    def tell(
+        self,
+        signals: Sequence[Signal],
+        dead: Sequence[DeadLetter],
+        changes: Sequence[Change] = (),
+    ) -> None:
         """Log what a committed round changed."""
+        for change in changes:
+            _tell_change(change)
         for signal in signals:
             series = (signal.symbol, signal.interval)
             if self._stances.get(series, Stance.FLAT) is not signal.stance:
@@ -40,3 +49,18 @@ class Journal:
                 reason=dead[0].refused.reason.value,
                 detail=cut_text(dead[0].refused.detail),
             )
+
+
+def _tell_change(change: Change) -> None:
+    """One line: a warning, unless things became as they should be."""
+    subject = change.subject or change.room
+    say = log.info if change.after in CALM else log.warning
+    say(
+        f"{subject} is now {change.after}, it was {change.before}",
+        event_name=f"{change.room}_changed",
+        subject=change.subject,
+        before=change.before,
+        after=change.after,
+        reasons="; ".join(change.reasons),
+        at_ms=change.at_ms,
+    )

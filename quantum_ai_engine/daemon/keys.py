@@ -5,6 +5,8 @@ from zlib import crc32
 
 from quantum_ai_engine.config import RedisSettings
 
+ROOMS = ("risk", "policy", "supervisor")
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:
@@ -53,8 +55,24 @@ class Keys:
         return self._key("control")
 
     @property
+    def equity(self) -> str:
+        return self._key("equity")
+
+    @property
+    def records(self) -> str:
+        return self._key("records")
+
+    @property
     def heartbeat(self) -> str:
         return self._key("heartbeat")
+
+    @property
+    def rooms(self) -> dict[str, str]:
+        """Whose changes are told in which stream."""
+        return {room: self._key(room) for room in ROOMS}
+
+    def room_channel(self, room: str) -> str:
+        return f"{self.prefix}:{room}"
 
     @property
     def bars_channel(self) -> str:

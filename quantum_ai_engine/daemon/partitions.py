@@ -24,7 +24,15 @@ from quantum_ai_engine.daemon.saved import SavedStateError, Snapshot
 Regroup: TypeAlias = Callable[
     [Sequence[Sequence[bytes]], Callable[[str], int], int], list[list[bytes]]
 ]
-NAMES = ("state", "bars", "signals", "dead")  # what is renamed, besides positions of feeds
+NAMES = (
+    "state",
+    "bars",
+    "signals",
+    "dead",
+    "records",
+    "control",
+    "equity",
+)  # what is renamed, besides positions of feeds
 
 # KEYS: from, to, from, to, … If the first one is in its place, all have been renamed before.
 SWITCH = """

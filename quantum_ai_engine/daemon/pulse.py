@@ -92,7 +92,7 @@ class Heart:
         # What came after the snapshot is needed by the next start.
         keep_from = self._rounds.snapshots.offset or position
         retention_ms = round(self._settings.redis.bars_retention_hours * 3_600_000)
-        await self._rounds.feed.trim(keep_from, retention_ms)
+        await self._rounds.feed.trim(keep_from, retention_ms, self._rounds.equity)
 
     def _stopped(self, one: PartitionStatus, position: str) -> list[tuple[str, str]]:
         """What to tell of series that have stopped since the last beat."""

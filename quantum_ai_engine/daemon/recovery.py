@@ -2,22 +2,26 @@
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
 import structlog
 
 from quantum_ai_engine.config import EngineSettings
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import START, Ledger, order_of
-from quantum_ai_engine.daemon.feed import BarFeed, Entry, pages
+from quantum_ai_engine.daemon.feed import BarFeed, pages
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.records import Decided, RecordError, decode_round
 from quantum_ai_engine.daemon.saved import SavedStateError, Snapshot
 from quantum_ai_engine.engine import Engine
-from quantum_ai_engine.events import Signal
+from quantum_ai_engine.events import Bar, Command
 from quantum_ai_engine.features.store import SnapshotError
+from quantum_ai_engine.risk.brain import State
+from quantum_ai_engine.state.record import Record
 
-CHUNK = 1000
+BEGINNING = Snapshot(START, START, ())  # nothing is known, and everything since is in the streams
 
 log = structlog.get_logger()
 
@@ -30,7 +34,7 @@ class Recovered(NamedTuple):
 
     offset: str | None
     bars: int
-    signals: int
+    records: int
     trimmed: bool
     seconds: float
 
@@ -38,8 +42,9 @@ class Recovered(NamedTuple):
 class Recovery:
     """Teaches a new engine, silently, what the one before it knew at a position.
 
-    With a snapshot that is exact. Without one, the last `engine.replay_bars` bars of each series
-    that are still in the stream have to do.
+    With a snapshot that is exact, and so it is before the first one. Where the snapshot cannot be
+    used, the last `engine.replay_bars` bars of each series and the records that are still in their
+    streams have to do.
     """
 
     def __init__(
@@ -55,52 +60,120 @@ class Recovery:
         """Bring a new engine to `position`; bars that close after `latest_close` are refused."""
         began = time.monotonic()
         snapshot = await self._snapshot(engine, position)
-        applied = (await self._ledger.controls()).applied
         if snapshot is None:
-            bars = await self._feed.tail(position, self._settings.replay_bars, latest_close)
-            for start in range(0, len(bars), CHUNK):
-                engine.learn(bars[start : start + CHUNK])
-                await asyncio.sleep(0)  # let the loop breathe between chunks
-            for control in applied:
-                engine.state.apply(control.command)
-            learnt, trimmed = len(bars), False
-        else:
-            # Its own entry may have been trimmed by time; then what came since may be, too.
-            trimmed = snapshot.offset != position and await self._feed.was_trimmed(snapshot.offset)
-            learnt, reached = 0, snapshot.offset
-            for control in applied:
-                if order_of(control.at) >= order_of(snapshot.offset):
-                    learnt += await self._learn(engine, reached, control.at, latest_close)
-                    engine.state.apply(control.command)
-                    reached = control.at
-            learnt += await self._learn(engine, reached, position, latest_close)
-        said = snapshot.signal if snapshot else START
-        if said != START and not await self._ledger.is_written(said):
+            learnt, records = await self._without_snapshot(engine, position, latest_close)
+            return Recovered(None, learnt, records, False, time.monotonic() - began)
+        # Its own entry may have been trimmed by time; then what came since may be, too.
+        trimmed = snapshot.offset != position and await self._feed.was_trimmed(snapshot.offset)
+        if snapshot.record != START and not await self._ledger.has_record(snapshot.record):
             log.error(
-                "Signals since the snapshot may be gone from their stream: what was said since is "
-                "not known",
-                event_name="signals_gone",
-                signal=said,
+                "Records since the snapshot may be gone from their stream: what was predicted and "
+                "said since is not known",
+                event_name="records_gone",
+                record=snapshot.record,
             )
-        signals = await self._recall(engine, said)
-        offset = snapshot.offset if snapshot else None
-        return Recovered(offset, learnt, signals, trimmed, time.monotonic() - began)
+        learnt, records = await self._since(engine, snapshot, position, latest_close)
+        offset = None if snapshot is BEGINNING else snapshot.offset
+        return Recovered(offset, learnt, records, trimmed, time.monotonic() - began)
 
-    async def _learn(self, engine: Engine, after: str, upto: str, latest_close: int) -> int:
-        """Let the engine learn the bars after an entry, up to another; how many there were."""
+    async def _without_snapshot(
+        self, engine: Engine, position: str, latest_close: int
+    ) -> tuple[int, int]:
+        """Learn the newest bars of each series, and what is still recorded of decisions on them."""
+        bars = await self._feed.tail(position, self._settings.replay_bars, latest_close)
+        await _breathing(engine.learning(bars))
+        for control in (await self._ledger.controls()).applied:
+            engine.state.apply(control.command)
+        is_halted = engine.state.judgement.brain.get().state is State.HALTED
+        if await self._ledger.risk() == State.HALTED and not is_halted:
+            engine.state.apply(Command.HALT)
+            log.error(
+                "A breaker had halted the engine, and the snapshot that says which cannot be used: "
+                "it stays halted until `resume`",
+                event_name="halted_without_snapshot",
+            )
+        records = 0
+        async for decided in self._decided(START):
+            engine.recall(decided.records)
+            for equity in decided.equity:
+                engine.state.judgement.report(equity)
+            records += len(decided.records)
+        return len(bars), records
+
+    async def _since(
+        self, engine: Engine, snapshot: Snapshot, position: str, latest_close: int
+    ) -> tuple[int, int]:
+        """Go through what came since a snapshot as it was gone through then, round by round."""
+        offset = order_of(snapshot.offset)
+        applied = (await self._ledger.controls()).applied
+        controls = deque(one for one in applied if order_of(one.at) >= offset)
+        learnt, records, reached = 0, 0, snapshot.offset
+        async for decided in self._decided(snapshot.record):
+            while controls and order_of(controls[0].at) <= order_of(decided.start):
+                learnt += await self._learn(engine, reached, controls[0].at, latest_close)
+                reached = controls[0].at
+                engine.state.apply(controls.popleft().command)
+            learnt += await self._learn(engine, reached, decided.start, latest_close)
+            for equity in decided.equity:
+                engine.state.judgement.report(equity)
+            learnt += await self._learn(
+                engine, decided.start, decided.end, latest_close, decided.records
+            )
+            records, reached = records + len(decided.records), decided.end
+        for control in controls:
+            learnt += await self._learn(engine, reached, control.at, latest_close)
+            engine.state.apply(control.command)
+            reached = control.at
+        return learnt + await self._learn(engine, reached, position, latest_close), records
+
+    async def _decided(self, after: str) -> AsyncIterator[Decided]:
+        """The rounds that are recorded after an id, oldest first."""
+        async for entries in pages(self._client, self._keys.records, after):
+            for entry_id, fields in entries:
+                try:
+                    yield decode_round(fields)
+                except RecordError as error:
+                    log.warning(
+                        "An entry of the records is none of ours",
+                        event_name="foreign_record",
+                        record=entry_id.decode(),
+                        detail=str(error),
+                    )
+            await asyncio.sleep(0)
+
+    async def _learn(
+        self,
+        engine: Engine,
+        after: str,
+        upto: str,
+        latest_close: int,
+        records: Sequence[Record] = (),
+    ) -> int:
+        """Let the engine learn the bars after an entry, up to another; how many there were.
+
+        With records they are those of one round, and so are the bars.
+        """
+        if order_of(after) >= order_of(upto):
+            return 0
+        bars = list[Bar]()
         learnt = 0
         async for entries in self._feed.between(after, upto):
-            bars, _, _ = self._feed.decode(entries, latest_close)
-            engine.learn(bars)
-            learnt += len(bars)
-        return learnt
+            bars += self._feed.decode(entries, latest_close)[0]
+            if not records:
+                await _breathing(engine.learning(bars))
+                learnt, bars = learnt + len(bars), []
+        await _breathing(engine.learning(bars, records))
+        return learnt + len(bars)
 
     async def _snapshot(self, engine: Engine, position: str) -> Snapshot | None:
-        """Restore the snapshot, if there is one that can be used; say why not otherwise."""
+        """Restore the snapshot, or begin where everything began if none was ever saved.
+
+        None where there is one that cannot be used, and the log says why.
+        """
         try:
             snapshot = await self._ledger.load()
             if snapshot is None:
-                return None
+                return BEGINNING
             if order_of(snapshot.offset) > order_of(position):
                 raise SavedStateError(f"it is of {snapshot.offset}, after the position {position}")
             for _ in engine.state.restoring(snapshot.parts):
@@ -115,25 +188,8 @@ class Recovery:
             )
             return None
 
-    async def _recall(self, engine: Engine, after: str) -> int:
-        """Let the engine take note of all signals after an id; how many there were."""
-        count = 0
-        async for entries in pages(self._client, self._keys.signals, after):
-            signals = [signal for entry in entries if (signal := _signal_of(entry)) is not None]
-            if foreign := len(entries) - len(signals):
-                log.warning(
-                    f"{foreign} entries of the signal stream are none of ours",
-                    event_name="foreign_signals",
-                    count=foreign,
-                )
-            engine.recall(signals)
-            count += len(signals)
-            await asyncio.sleep(0)
-        return count
 
-
-def _signal_of(entry: Entry) -> Signal | None:
-    try:
-        return msgspec.json.decode(entry[1].get(b"json", b""), type=Signal)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
-        return None
+async def _breathing(steps: Iterator[None]) -> None:
+    """Go through steps, and let the loop turn between them."""
+    for _ in steps:
+        await asyncio.sleep(0)

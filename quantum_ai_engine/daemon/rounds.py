@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import msgspec
@@ -19,15 +19,17 @@ from quantum_ai_engine.daemon.commit import (
     Controls,
     DeadLetter,
     Followed,
+    Kept,
     Ledger,
     OwnershipLost,
     Receipt,
     order_of,
 )
-from quantum_ai_engine.daemon.controls import obey
+from quantum_ai_engine.daemon.controls import hear, obey
 from quantum_ai_engine.daemon.feed import BarFeed, Batch, Entry, time_ms
 from quantum_ai_engine.daemon.journal import Journal
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.ownership import Entrance, Ownership
@@ -37,7 +39,8 @@ from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.daemon.stopwatch import Stopwatch
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Now
-from quantum_ai_engine.events import Signal
+from quantum_ai_engine.events import Change, Command, Signal
+from quantum_ai_engine.risk.brain import State
 
 REST_PART_S = 1.0
 SAVE_WITHIN_S = 0.8  # at the end; a restart learns from an earlier snapshot, too
@@ -54,6 +57,7 @@ class Shared:
     make_engine: Callable[[], Engine]
     entrance: Entrance
     budget: CpuBudget
+    killswitch: KillSwitch
     status: Status
     metrics: Metrics
 
@@ -65,6 +69,7 @@ class Step(NamedTuple):
     signals: Sequence[Signal]
     dead: Sequence[DeadLetter]
     controls: Followed | None = None
+    kept: Kept = Kept()
 
 
 class Rounds:
@@ -92,11 +97,13 @@ class Rounds:
         self._shared = shared
         self._metrics = metrics
         self._recovery = Recovery(client, keys, self.feed, self.ledger, settings.engine)
-        self._signal = START  # the last one that was written
+        self._signal = self._record = START  # the last ones that were written
+        self._equity = START  # how far the equity stream was followed
         self._controls = Controls()
         self._step: Step | None = None  # what the engine has taken in and the ledger has not
         self._trimmed_at: str | None = None  # the position of which that was told last
         self._journal = Journal()
+        self._told: list[Change] = []  # what the round in hand changed
         self._failures = 0
         self._is_suspect = False
         self.settled = asyncio.Event()  # the first look at Redis is over, whatever it gave
@@ -115,6 +122,11 @@ class Rounds:
         """The committed position that the engine's state belongs to; None while there is none."""
         return self.status.position
 
+    @property
+    def equity(self) -> str:
+        """How far the equity stream was followed."""
+        return self._equity
+
     def suspect(self) -> None:
         """Look again, before the next round, whether the partition is still ours."""
         self._is_suspect = True
@@ -126,7 +138,7 @@ class Rounds:
             while not stop.is_set() and not self._is_suspect:
                 await self._rest(stop)
                 batch = await self._read(stop)
-                if batch.bars or batch.controls:
+                if not batch.is_empty:
                     await self._round(batch)
                 await self._save_if_due()
                 self.status.turns += 1
@@ -152,7 +164,7 @@ class Rounds:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(SAVE_WITHIN_S):
                     if self.snapshots.is_needed:
-                        await self.snapshots.take(self.engine, self.position, self._signal)
+                        await self.snapshots.take(self.engine, self.position, self._record)
                     await self.snapshots.finish()
             await self.ledger.release()
 
@@ -197,8 +209,13 @@ class Rounds:
         What it still has of the bar stream goes on where it was; an emptied one begins anew.
         """
         assert self.position is not None
-        position, self._controls = self.position, Controls()
-        step = (self._step or Step(position, [], []))._replace(controls=None)
+        position, step = self.position, self._step or Step(self.position, [], [])
+        # What was obeyed and heard before is not obeyed and heard again.
+        if step.controls is not None:
+            self._controls = step.controls.after
+        self._equity = step.kept.equity_after or self._equity
+        kept = replace(step.kept, equity_before=START, equity_after=self._equity)
+        step = step._replace(controls=Followed(START, self._controls), kept=kept)
         is_emptied = await self.feed.was_trimmed(step.end)
         self._metrics.state_lost.inc()
         log.error(
@@ -212,9 +229,9 @@ class Rounds:
         if is_emptied:
             await self._commit(step.end, Step(START, [], []))
         self.status.position = START if is_emptied else step.end
-        self._signal, self._step = receipt.signal, None
+        self._signal, self._record, self._step = receipt.signal, receipt.record, None
         self.snapshots.begin(None, 0)
-        await self.snapshots.take(self.engine, self.status.position, self._signal)
+        await self.snapshots.take(self.engine, self.status.position, self._record)
 
     async def _rebuild(self, position: str) -> None:
         """A new engine, taught silently what is known up to the position."""
@@ -226,6 +243,8 @@ class Rounds:
         if is_trimmed or done.trimmed:
             self._say_trimmed(position)
         self._signal, self._step = await self.ledger.last_signal(), None
+        self._record = await self.ledger.last_record()
+        self._equity = await self.ledger.equity_position()
         self._controls = await self.ledger.controls()
         self.snapshots.begin(done.offset, done.bars)
         log.info(
@@ -236,7 +255,7 @@ class Rounds:
             position=position,
             snapshot=done.offset or "none",
             bars=done.bars,
-            signals=done.signals,
+            records=done.records,
             seconds=round(done.seconds, 3),
             state_hash=engine.state.digest(),
         )
@@ -276,16 +295,22 @@ class Rounds:
     async def _read(self, stop: asyncio.Event) -> Batch:
         """The next batch; nothing when `stop` comes first."""
         assert self.position is not None
+        if self._shared.killswitch.is_on and self._brain_state is not State.HALTED:
+            await self.feed.tell(Command.HALT)  # it is read before any further bar
         count, block_ms = self._settings.ingest.batch, self._settings.redis.block_ms
         read = asyncio.ensure_future(
-            self.feed.wait(self.position, self._controls.position, count, block_ms)
+            self.feed.wait(self.position, self._controls.position, self._equity, count, block_ms)
         )
         stopped = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({read, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            return read.result() if read.done() else Batch([], [])
+            return read.result() if read.done() else Batch([], [], [])
         finally:
             await end([read, stopped])
+
+    @property
+    def _brain_state(self) -> State:
+        return self.engine.state.judgement.brain.get().state
 
     async def _round(self, batch: Batch) -> None:
         assert self.position is not None
@@ -293,13 +318,37 @@ class Rounds:
         end = batch.bars[-1][0].decode() if batch.bars else self.position
         self._step = Step(end, [], [])  # from here on the engine is ahead of the ledger
         saved = self.snapshots.offset or START
-        controls, dead = obey(self.engine, batch.controls, self._controls, self.position, saved)
+        obeyed = obey(
+            self.engine,
+            batch.controls,
+            self._controls,
+            self.position,
+            saved,
+            self._shared.killswitch,
+        )
+        equity, unheard = hear(self.engine, batch.equity, self._settings.ingest.future_tolerance_ms)
+        dead = [*obeyed.letters, *unheard]
         with watch("decode"):
             bars, accepted, refused = self.feed.decode(batch.bars, self._latest())
         done = await self.engine.process(bars, self._now(batch.bars), watch)
         dead += [*refused, *(DeadLetter(why, *accepted[i]) for i, why in done.refused)]
         signals = [msgspec.structs.replace(s, latency_us=watch.us) for s in done.signals]
-        self._step = Step(end, signals, dead, Followed(self._controls.position, controls))
+        self._told = [*obeyed.changes, *done.changes]
+        followed = batch.equity[-1][0].decode() if batch.equity else ""
+        self._step = Step(
+            end,
+            signals,
+            dead,
+            Followed(self._controls.position, obeyed.controls),
+            Kept(
+                done.records,
+                self._told,
+                equity,
+                self._equity if followed else "",
+                followed,
+                self._brain_state,
+            ),
+        )
         with watch("commit"):
             receipt = await self._commit(self.position, self._step)
         if receipt.trimmed:
@@ -311,7 +360,8 @@ class Rounds:
                 "the stream alone; allow &<prefix>:*",
                 event_name="publish_refused",
             )
-        self._signal, self._controls = receipt.signal, controls
+        self._signal, self._record = receipt.signal, receipt.record
+        self._controls, self._equity = obeyed.controls, followed or self._equity
         self.status.position = end
         if not self._is_suspect:
             self._step = None  # else the state is rebuilt
@@ -319,8 +369,8 @@ class Rounds:
         self._metrics.update(done, dead, watch.seconds())
         self._all.update(done, len(dead), self.keys.partition)
         self._note_newest()
-        self._journal.tell(signals, dead)
-        self.snapshots.bars += len(bars)
+        self._journal.tell(signals, dead, self._told)
+        self.snapshots.bars += len(bars) + len(batch.controls) + len(batch.equity)
 
     def _now(self, entries: Sequence[Entry]) -> Now:
         """By what bars are judged; under lag only the newest ones are asked about."""
@@ -331,9 +381,11 @@ class Rounds:
         return Now(now_ms, lags=now_ms - made_at > self._settings.ingest.lagging_ms)
 
     async def _save_if_due(self) -> None:
+        if self._is_suspect or self._step is not None:
+            return  # the state is not that of the position
         if self.snapshots.is_due(len(self.engine.state.names())):
             assert self.position is not None
-            await self.snapshots.take(self.engine, self.position, self._signal)
+            await self.snapshots.take(self.engine, self.position, self._record)
 
     async def _commit(self, start: str, step: Step) -> Receipt:
         """Commit, as often as it takes to get an answer."""
@@ -355,7 +407,14 @@ class Rounds:
         valid = [signal for signal in step.signals if now_ms <= signal.valid_until]
         # What the state has of the others was never said: it is rebuilt after the commit.
         self._is_suspect |= len(valid) < len(step.signals)
-        return step._replace(signals=valid)
+        expired = {_bar_of(signal) for signal in step.signals if now_ms > signal.valid_until}
+        records = [
+            msgspec.structs.replace(one, said=None)
+            if (one.symbol, one.interval, one.prediction.close_time) in expired
+            else one
+            for one in step.kept.records
+        ]
+        return step._replace(signals=valid, kept=replace(step.kept, records=records))
 
     def _serving(self) -> None:
         """Say that Redis serves, if it did not."""
@@ -386,6 +445,10 @@ class Rounds:
     def _latest(self) -> int:
         """The last close time that can have happened: a bar is never from the future."""
         return time.time_ns() // 1_000_000 + self._settings.ingest.future_tolerance_ms
+
+
+def _bar_of(signal: Signal) -> tuple[str, str, int]:
+    return signal.symbol, signal.interval, signal.close_time
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

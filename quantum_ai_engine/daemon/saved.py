@@ -63,10 +63,10 @@ class SavedStateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The state as of an entry of the bar stream and one of the signal stream, cut into parts."""
+    """The state as of an entry of the bar stream and one of the records, cut into parts."""
 
     offset: str
-    signal: str
+    record: str
     parts: tuple[bytes, ...]
 
 
@@ -75,14 +75,14 @@ class Contents(msgspec.Struct, frozen=True):
 
     slot: int
     offset: str
-    signal: str
+    record: str
     digests: tuple[bytes, ...]
 
     def seal(self) -> bytes:
         """The value of the field `snapshot`: the slot, for the scripts, a digest, and all of it.
 
         >>> Contents.unseal(Contents(1, "7-0", "0-0", ()).seal())
-        Contents(slot=1, offset='7-0', signal='0-0', digests=())
+        Contents(slot=1, offset='7-0', record='0-0', digests=())
         """
         body = msgspec.msgpack.encode(self)
         return b"%d" % self.slot + digest(body) + body

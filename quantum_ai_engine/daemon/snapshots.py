@@ -15,7 +15,7 @@ from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.state.saved import seal
 
 AGAIN_S = 10.0  # after one that failed
-MOST_BARS = 50_000  # between two: the signals of all of them must still be in their stream
+MOST_BARS = 50_000  # between two: the records of all of them must still be in their stream
 
 log = structlog.get_logger()
 
@@ -60,8 +60,8 @@ class Snapshots:
         enough = min(self._settings.snapshot_bars * max(series, 1), MOST_BARS)
         return self.bars >= enough or age_s >= self._settings.snapshot_s
 
-    async def take(self, engine: Engine, offset: str, signal: str) -> None:
-        """Take the state, which is that of `offset` and of all signals up to `signal`."""
+    async def take(self, engine: Engine, offset: str, record: str) -> None:
+        """Take the state, which is that of `offset` and of all records up to `record`."""
         await self.finish()
         parts = []
         for part in engine.state.parts():
@@ -70,7 +70,7 @@ class Snapshots:
         bars, self.bars = self.bars, 0
         self._has_failed = False
         self._taken_at = time.monotonic()
-        self._saving = asyncio.create_task(self._save(offset, signal, parts, bars))
+        self._saving = asyncio.create_task(self._save(offset, record, parts, bars))
 
     async def finish(self) -> None:
         """Wait for a snapshot that is being written."""
@@ -90,16 +90,17 @@ class Snapshots:
             self._saving.result()  # what it did not expect is not for it to keep
         return not self._saving.done()
 
-    async def _save(self, offset: str, signal: str, parts: list[bytes], bars: int) -> None:
+    async def _save(self, offset: str, record: str, parts: list[bytes], bars: int) -> None:
         for i, part in enumerate(parts):  # beside the rounds: checksums take a while
             parts[i] = seal(part)
             await asyncio.sleep(0)
-        snapshot = Snapshot(offset, signal, tuple(parts))
+        snapshot = Snapshot(offset, record, tuple(parts))
         try:
             # A server that went back meanwhile must not get what is the future to it.
             if order_of(await self._ledger.position() or START) < order_of(offset):
                 raise Conflict(f"the committed position is before {offset}")
             await self._ledger.save(snapshot)
+            await self._ledger.forget_records(record)
         except (Conflict, OwnershipLost, *Unreachable) as error:
             self.bars += bars
             self._has_failed = True

@@ -5,7 +5,8 @@ from hashlib import blake2b
 
 import msgspec
 
-from quantum_ai_engine.events import Signal, Stance
+from quantum_ai_engine.events import Signal
+from quantum_ai_engine.risk.stance import Level
 
 
 class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -16,36 +17,41 @@ class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     close_time: int
     version: int
-    stance: Stance
+    level: Level
+    target: float
+    wanted: float
     content: bytes
 
     @classmethod
-    def of(cls, signal: Signal) -> "Said":
-        """What a signal says."""
+    def of(cls, signal: Signal, level: Level, wanted: float) -> "Said":
+        """What a signal says, at which level, and what was wanted before caps over all symbols."""
         version = int(signal.id.rpartition("|")[2]) if signal.amends else 0
-        told = (signal.row_hash, signal.votes, signal.abstained, signal.filled)
-        content = blake2b(msgspec.msgpack.encode(told), digest_size=8).digest()
-        return cls(signal.close_time, version, signal.stance, content)
+        told = (signal.row_hash, signal.votes, signal.abstained, signal.filled, signal.stance)
+        content = blake2b(msgspec.msgpack.encode((*told, signal.holdings)), digest_size=8).digest()
+        return cls(signal.close_time, version, level, signal.target, wanted, content)
 
     def agrees(self, other: "Said") -> bool:
         """Whether somebody who knows the one learns nothing from the other."""
-        return self.stance is other.stance and self.content == other.content
+        return self.target == other.target and self.content == other.content
+
+
+NOTHING = Level.FLAT, 0.0
 
 
 class _Series:
-    """The last things said of one series, by close time, and the stance before them."""
+    """The last things said of one series, by close time, and level and target before them."""
 
     __slots__ = ("before", "said")
 
-    def __init__(self, before: Stance = Stance.FLAT, said: tuple[Said, ...] = ()) -> None:
+    def __init__(self, before: tuple[Level, float] = NOTHING, said: tuple[Said, ...] = ()) -> None:
         self.before = before
         self.said = list(said)
 
 
 class Positions:
-    """The stances of all series, with a memory of `memory` bars so that they can be taken back.
+    """Levels and targets of all series, with a memory of `memory` bars: they can be taken back.
 
-    The stance that counts for a bar is that of the last signal before it, so that a bar that comes
+    What counts for a bar is that of the last signal before it, so that a bar that comes
     late is decided upon as if it had come in time.
     """
 
@@ -57,11 +63,14 @@ class Positions:
         """Make room for `series` series: flat, with nothing said."""
         self._series += [_Series() for _ in range(series - len(self._series))]
 
-    def stance_before(self, series: int, close_time: int) -> Stance:
-        """The stance with which a bar begins."""
+    def before(self, series: int, close_time: int) -> tuple[Level, float]:
+        """The level and the target with which a bar begins."""
         one = self._series[series]
         at = bisect_left(one.said, close_time, key=_close_time)
-        return one.said[at - 1].stance if at else one.before
+        if not at:
+            return one.before
+        last = one.said[at - 1]
+        return last.level, last.target
 
     def said(self, series: int, close_time: int) -> Said | None:
         """What was said of a bar, if it is remembered."""
@@ -76,13 +85,14 @@ class Positions:
         is_again = at < len(one.said) and one.said[at].close_time == said.close_time
         one.said[at : at + is_again] = [said]
         if len(one.said) > self._memory:
-            one.before = one.said.pop(0).stance
+            first = one.said.pop(0)
+            one.before = first.level, first.target
 
-    def remembered(self, series: int) -> tuple[Stance, tuple[Said, ...]]:
+    def remembered(self, series: int) -> tuple[tuple[Level, float], tuple[Said, ...]]:
         """All of one series, for `restore`."""
         return self._series[series].before, tuple(self._series[series].said)
 
-    def restore(self, series: int, before: Stance, said: tuple[Said, ...]) -> None:
+    def restore(self, series: int, before: tuple[Level, float], said: tuple[Said, ...]) -> None:
         """Give a series what was `remembered`."""
         self._series[series] = _Series(before, said)
 

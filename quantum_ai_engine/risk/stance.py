@@ -1,40 +1,84 @@
-"""Stance and target: thresholds with hysteresis, an absolute dead band, and a cap."""
+"""The stance: levels by thresholds with hysteresis, after an absolute dead band."""
+
+import math
+from enum import StrEnum
 
 from quantum_ai_engine.config import RiskSettings
 from quantum_ai_engine.events import Stance
 
 
-def next_stance(previous: Stance, probability: float, settings: RiskSettings) -> Stance:
-    """The stance after a forecast, given the stance before it.
+class Level(StrEnum):
+    """A stance and how sure of it: what the stance machine moves between."""
 
-    A stance is entered at its threshold and left only when the probability falls back by more
-    than the hysteresis. Inside the dead band around 0.5 it is flat whatever the thresholds say.
+    STRONG_SHORT = "strong_short"
+    WEAK_SHORT = "weak_short"
+    FLAT = "flat"
+    WEAK_LONG = "weak_long"
+    STRONG_LONG = "strong_long"
 
-    >>> s = RiskSettings()  # long at 0.60, hysteresis 0.02
-    >>> [str(next_stance(was, 0.59, s)) for was in (Stance.FLAT, Stance.LONG, Stance.SHORT)]
-    ['flat', 'long', 'flat']
+
+_STANCES = {
+    Level.STRONG_SHORT: Stance.SHORT,
+    Level.WEAK_SHORT: Stance.SHORT,
+    Level.FLAT: Stance.FLAT,
+    Level.WEAK_LONG: Stance.LONG,
+    Level.STRONG_LONG: Stance.LONG,
+}
+_LONGS = (Level.FLAT, Level.WEAK_LONG, Level.STRONG_LONG)
+_SHORTS = (Level.FLAT, Level.WEAK_SHORT, Level.STRONG_SHORT)
+
+
+def stance_of(level: Level) -> Stance:
+    """The stance of a level, as it is on the wire.
+
+    >>> str(stance_of(Level.WEAK_SHORT))
+    'short'
     """
-    if abs(probability - 0.5) <= settings.dead_band:
-        return Stance.FLAT
-    long_at, short_at = settings.long_threshold, settings.short_threshold
-    if previous is Stance.LONG:
-        long_at -= settings.hysteresis
-    if previous is Stance.SHORT:
-        short_at += settings.hysteresis
-    if probability >= long_at:
-        return Stance.LONG
-    if probability <= short_at:
-        return Stance.SHORT
-    return Stance.FLAT
+    return _STANCES[level]
 
 
-def target_of(stance: Stance, confidence: float, exposure_cap: float) -> float:
-    """Wanted exposure, a signed fraction of equity: the confidence, at most the cap.
+def level_size(level: Level, settings: RiskSettings) -> float:
+    """What a level holds of what a strong one would, a fraction.
 
-    >>> target_of(Stance.SHORT, 0.9, 0.7), target_of(Stance.FLAT, 0.9, 0.7)
-    (-0.7, 0.0)
+    >>> [level_size(level, RiskSettings()) for level in Level]
+    [1.0, 0.5, 0.0, 0.5, 1.0]
     """
-    if stance is Stance.FLAT:
+    if level is Level.FLAT:
         return 0.0
-    size = min(confidence, exposure_cap)
-    return size if stance is Stance.LONG else -size
+    return settings.weak_size if level in (Level.WEAK_LONG, Level.WEAK_SHORT) else 1.0
+
+
+def next_level(previous: Level, probability: float, settings: RiskSettings) -> Level:
+    """The level after a forecast, given the level before it.
+
+    A stance is entered at its threshold, and is strong from `strong_margin` beyond it; from weak
+    to strong it takes `add_hysteresis` more. A level is left when the probability falls back by
+    more than `exit_hysteresis`. A long never becomes short in one step, nor a short long: it is
+    flat in between. Inside the dead band it is flat whatever the thresholds say, and so it is
+    when the probability is not a number.
+
+    >>> s = RiskSettings()  # long at 0.60, strong at 0.70, adding 0.02, exiting 0.05
+    >>> [str(next_level(was, 0.71, s)) for was in (Level.FLAT, Level.WEAK_LONG, Level.STRONG_SHORT)]
+    ['strong_long', 'weak_long', 'flat']
+    """
+    if not abs(probability - 0.5) > settings.dead_band:
+        return Level.FLAT
+    if probability > 0.5:
+        weak, strong = _beyond(previous, Stance.LONG, settings)
+        at = settings.long_threshold
+        return _LONGS[(probability >= at + weak) + (probability >= at + strong)]
+    weak, strong = _beyond(previous, Stance.SHORT, settings)
+    at = settings.short_threshold
+    return _SHORTS[(probability <= at - weak) + (probability <= at - strong)]
+
+
+def _beyond(previous: Level, side: Stance, settings: RiskSettings) -> tuple[float, float]:
+    """How far beyond its threshold the probability makes a side weak, and strong."""
+    was = _STANCES[previous]
+    if was is Stance.FLAT:
+        return 0.0, settings.strong_margin
+    if was is not side:
+        return math.inf, math.inf
+    is_strong = previous in (Level.STRONG_LONG, Level.STRONG_SHORT)
+    moved = -settings.exit_hysteresis if is_strong else settings.add_hysteresis
+    return -settings.exit_hysteresis, settings.strong_margin + moved

@@ -1,6 +1,7 @@
 """What goes into the state and what comes out, part by part, and what is kept of a series."""
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.events import Bar, Refused
+from quantum_ai_engine.state.finality import Moment
 
 
 class Due(msgspec.Struct, frozen=True, gc=False):
@@ -33,12 +35,24 @@ class Due(msgspec.Struct, frozen=True, gc=False):
 class Part:
     """Bars stepped together; their windows can be read until the next part is asked for.
 
-    `too_old` of the arrivals lie so far back that nothing is to be said of them any more.
+    `too_old` of the arrivals lie so far back that nothing is to be said of them any more. Each of
+    `moments` comes before the bar of `due` at its place.
     """
 
     due: list[Due]
     is_last: bool
     too_old: int = 0
+    moments: list[tuple[int, Moment]] = field(default_factory=list)
+
+    def steps(self) -> Iterator[Due | Moment]:
+        """Bars and moments in their order."""
+        moments = deque(self.moments)
+        for i, one in enumerate(self.due):
+            while moments and moments[0][0] <= i:
+                yield moments.popleft()[1]
+            yield one
+        for _, moment in moments:
+            yield moment
 
 
 @dataclass(slots=True)
@@ -70,6 +84,7 @@ class Pending:
     marks: list[bool] = field(default_factory=list)
     newest_close: list[int] = field(default_factory=list)
     count: Counter[int] = field(default_factory=Counter)
+    moments: list[tuple[int, Moment]] = field(default_factory=list)
 
     def add(self, bar: Bar, series: int, whole: int, newest_close: int, *, filled: bool) -> None:
         """Put a bar behind the others."""

@@ -5,11 +5,13 @@ from typing import TypeVar
 
 import msgspec
 
-from quantum_ai_engine.events import Stance
 from quantum_ai_engine.features.store import SavedSeries, SnapshotError
 from quantum_ai_engine.risk.positions import Said
+from quantum_ai_engine.risk.stance import Level
+from quantum_ai_engine.state.kept import SavedJudgement, SavedPlaces
+from quantum_ai_engine.state.ruling import SavedRuling
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 PART_SERIES = 40  # about a megabyte
 
 
@@ -19,15 +21,17 @@ class Head(msgspec.Struct, frozen=True, array_like=True, tag="head"):
     version: int
     venues: tuple[str, ...]
     series: int
-    is_halted: bool
+    judgement: SavedJudgement
+    rulings: tuple[SavedRuling, ...]
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, tag="body"):
     """Another part: some series."""
 
     names: tuple[tuple[str, str], ...]
-    positions: tuple[tuple[Stance, tuple[Said, ...]], ...]
+    positions: tuple[tuple[tuple[Level, float], tuple[Said, ...]], ...]
     features: SavedSeries
+    judgement: SavedPlaces
 
 
 Message = TypeVar("Message", Head, Body)

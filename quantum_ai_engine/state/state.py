@@ -5,6 +5,7 @@ Nothing here reads a clock.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -14,13 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.config import EngineSettings, IngestSettings
-from quantum_ai_engine.events import INTERVAL_MS, Bar, Command, Reason, Refused
+from quantum_ai_engine.events import INTERVAL_MS, Bar, Change, Command, Reason, Refused
 from quantum_ai_engine.features.order import Arrival, Place, bar_of, place_of, whole_runs
 from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import DEPTH, FILLED, LOOKBACK, FeatureStore, SnapshotError
 from quantum_ai_engine.risk.positions import Positions
 from quantum_ai_engine.state.batch import Due, Part, Pending, Series, Taken
+from quantum_ai_engine.state.finality import Finality, Moment
+from quantum_ai_engine.state.judgement import Judgement
+from quantum_ai_engine.state.record import Record
 from quantum_ai_engine.state.saved import (
     PART_SERIES,
     STATE_VERSION,
@@ -30,6 +34,7 @@ from quantum_ai_engine.state.saved import (
     encode,
     seal,
 )
+from quantum_ai_engine.supervisor.ledger import Void
 
 FILLED_MOST = DEPTH  # missing bars in a row: beyond them a hole stays a hole
 _Row = NDArray[np.float64]
@@ -48,10 +53,12 @@ class EngineState:
         calendars: Calendars,
         engine: EngineSettings,
         ingest: IngestSettings,
+        judgement: Judgement,
     ) -> None:
         self.newest_close = 0
-        self.is_halted = False
+        self.judgement = judgement
         self.features = FeatureStore(sets)
+        self._finality = Finality(ingest.late_bars)
         # Bars that may still be valid when a late one comes, and whose windows can be read.
         self._looked_at_again = min(math.ceil(engine.valid_intervals) + 2, DEPTH)
         self.positions = Positions(self._looked_at_again + 1)
@@ -62,9 +69,31 @@ class EngineState:
         self._at: dict[tuple[str, str], int] = {}
         self._series: list[Series] = []
 
-    def apply(self, command: Command) -> None:
+    def apply(self, command: Command) -> list[Change]:
         """Let a command of an operator take effect, for all bars after it."""
-        self.is_halted = command is Command.HALT
+        return self.judgement.command(command, self.newest_close)
+
+    def settle(self, moment: Moment) -> list[Change]:
+        """Judge by the bars of a moment; what changed."""
+        return self.judgement.settle(moment, self._looked_at_again + self._ingest.late_bars + 1)
+
+    def note(self, one: Due, record: Record, valid_until: int) -> None:
+        """Take what was predicted of a bar, and said.
+
+        Of one that was final when it came nothing will settle: it is in no moment.
+        """
+        if self._finality.was_final(one.bar, one.newest_close):
+            self.judgement.ledger.voids[Void.LATE] += 1
+        else:
+            self.judgement.note(one.series, record, valid_until)
+        if record.said is not None:
+            self.positions.update(one.series, record.said)
+
+    def recall(self, record: Record) -> None:
+        """Take note of what was said of a series that is known; nothing is judged by it."""
+        series = self.find(record.symbol, record.interval)
+        if series is not None and record.said is not None:
+            self.positions.update(series, record.said)
 
     def take(self, bars: Sequence[Bar], taken: Taken) -> Iterator[Part]:
         """Take bars in the order of their stream; must be gone through to the end."""
@@ -122,12 +151,17 @@ class EngineState:
         No bar may be taken in between.
         """
         names = sorted(self._at if names is None else names)
-        yield encode(Head(STATE_VERSION, self._calendars.lines, len(names), self.is_halted))
+        judgement, every = self.judgement, [self._at[name] for name in names]
+        rulings = judgement.saved_rulings(every)
+        yield encode(
+            Head(STATE_VERSION, self._calendars.lines, len(names), judgement.saved(), rulings)
+        )
         for start in range(0, len(names), PART_SERIES):
             some = tuple(names[start : start + PART_SERIES])
             at = [self._at[name] for name in some]
             positions = tuple(self.positions.remembered(i) for i in at)
-            yield encode(Body(some, positions, self.features.snapshot(at)))
+            places = judgement.saved_places(at)
+            yield encode(Body(some, positions, self.features.snapshot(at), places))
 
     def snapshot(self, names: Sequence[tuple[str, str]] | None = None) -> list[bytes]:
         """The same for `restore`, all parts at once and sealed."""
@@ -146,10 +180,12 @@ class EngineState:
         if head.venues != self._calendars.lines:
             raise SnapshotError("the snapshot was made with other sessions.venues")
         self.features.reserve(before + head.series)
+        self.judgement.restore(head.judgement)
         for part in parts[1:]:
             self._restore(decode(part, Body))
             yield
-        self.is_halted |= head.is_halted
+        self.judgement.restore_rulings(head.rulings)
+        self._restore_finality()
         if len(self._at) != before + head.series:
             raise SnapshotError(f"the snapshot lacks some of its {head.series} series")
 
@@ -162,9 +198,9 @@ class EngineState:
             before, said = self.positions.remembered(i)
             positions.append((before, [msgspec.structs.replace(one, version=0) for one in said]))
         whole = [self._series[i].whole for i in at]
-        rest = (self.newest_close, self.is_halted)
-        told = msgspec.msgpack.encode((names, positions, whole, rest))
-        return blake2b(told + self.features.digest(at), digest_size=16).hexdigest()
+        told = msgspec.msgpack.encode((names, positions, whole, self.newest_close))
+        judged = self.judgement.digest(at)
+        return blake2b(told + self.features.digest(at) + judged, digest_size=16).hexdigest()
 
     def overdue(self, now_ms: int, intervals: float) -> Iterator[Bar]:
         """The newest bars of the series that should have had another one `intervals` ago."""
@@ -191,6 +227,7 @@ class EngineState:
         self._at[key] = series = len(self._at)
         self._series.append(Series(*key))
         self.positions.reserve(len(self._at))
+        self.judgement.reserve([symbol for symbol, _ in self._at])
         self.features.reserve(len(self._at))
         return series
 
@@ -225,10 +262,13 @@ class EngineState:
             if not fills:
                 one.whole = 0
         one.newest, one.whole = bar, min(one.whole + 1, LOOKBACK)
-        self._arrived(bar, taken)
+        for moment in self._finality.advance(bar.close_time):
+            pending.moments.append((len(pending.bars), moment))
+        self._arrived(series, bar, taken)
         pending.add(bar, series, one.whole, self.newest_close, filled=False)
 
-    def _arrived(self, bar: Bar, taken: Taken) -> None:
+    def _arrived(self, series: int, bar: Bar, taken: Taken) -> None:
+        self._finality.update(series, bar)
         self.newest_close = max(self.newest_close, bar.close_time)
         taken.processed += 1
         taken.longest_interval_ms = max(taken.longest_interval_ms, bar.interval_ms)
@@ -249,8 +289,12 @@ class EngineState:
         bars = np.array([self._calendars.row(bar) for bar in pending.bars])
         rows = self.features.step(series, bars, np.array(pending.marks))
         counts = rows.counts.tolist()
-        due = []
+        due: list[Due] = []
+        moments: list[tuple[int, Moment]] = []
+        waiting = deque(pending.moments)
         for i, bar in enumerate(pending.bars):
+            while waiting and waiting[0][0] <= i:
+                moments.append((len(due), waiting.popleft()[1]))
             at, count = pending.series[i], counts[i]
             if pending.marks[i]:
                 self._series[at].filled_at = count
@@ -260,7 +304,7 @@ class EngineState:
             due.append(
                 Due(bar, at, rows.values[i], count, whole, filled, newest_close, is_arrival=True)
             )
-        return Part(due, is_last)
+        return Part(due, is_last, moments=moments)
 
     def _filled(self, series: int, count: int) -> int:
         """How many bars of the longest window that ends with bar `count` were filled in."""
@@ -304,7 +348,7 @@ class EngineState:
         changed = self._changed(series, bar, place)
         taken.late += place.arrival is Arrival.LATE
         taken.revised += place.arrival is Arrival.REVISION
-        self._arrived(bar, taken)
+        self._arrived(series, bar, taken)
         rows = self.features.rewrite(series, changed)
         whole = self._noted(series, changed)
         at = int(np.searchsorted(changed[:, 5], bar.open_time))
@@ -373,6 +417,19 @@ class EngineState:
         one.filled_at = count - len(recent) + 1 + int(filled[-1]) if len(filled) else None
         return whole
 
+    def _restore_finality(self) -> None:
+        """Which bars are final follows from the newest close time."""
+        # A state that was divided may have been judged by bars that others have.
+        clock_ms = max(self.newest_close, self.judgement.rulings[-1].at_ms)
+        self._finality.restore(clock_ms, (INTERVAL_MS[one.interval] for one in self._series))
+        for series, one in enumerate(self._series):
+            for row in self.features.recent(series)[::-1]:
+                bar = bar_of(one.symbol, one.interval, row)
+                if self._finality.is_final(bar):
+                    break
+                if not row[FILLED]:
+                    self._finality.update(series, bar)
+
     def _restore(self, body: Body) -> None:
         if twice := [name for name in body.names if name in self._at]:
             raise SnapshotError(f"the series {' '.join(twice[0])} was restored before")
@@ -383,6 +440,7 @@ class EngineState:
             return self._calendars.of(symbol).rows(open_time, ohlcv, INTERVAL_MS[interval])
 
         self.features.restore(at, body.features, rows)
+        self.judgement.restore_places(at, body.names, body.judgement)
         for series, (before, said) in zip(at, body.positions, strict=True):
             self.positions.restore(series, before, said)
             self._noted(series, self.features.recent(series))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantum_ai_engine.agents.ensemble import combine, equal_trust
+from quantum_ai_engine.agents.ensemble import combine
 from quantum_ai_engine.events import Abstained, Abstention, Forecast, Vote
 
 probabilities = st.floats(0.0, 1.0)
@@ -24,7 +24,7 @@ def ballots(draw: st.DrawFn) -> list[Vote]:
 
 
 def equal_ballot(*votes: float) -> list[Vote]:
-    return [Vote(f"agent{i}", "ab", p, equal_trust(len(votes))) for i, p in enumerate(votes)]
+    return [Vote(f"agent{i}", "ab", p, 1.0 / len(votes)) for i, p in enumerate(votes)]
 
 
 def forecast(votes: list[Vote], *abstained: Abstention) -> Forecast:
@@ -114,9 +114,8 @@ def test_certainty_does_not_outvote_everybody(certain: float) -> None:
 
 
 @pytest.mark.parametrize("agents", range(1, 51))
-def test_equal_trust_sums_to_1(agents: int) -> None:
-    """L31: n equal shares are 1 together, and n effective votes."""
-    assert sum([equal_trust(agents)] * agents) == pytest.approx(1.0, abs=1e-12)
+def test_equal_shares_are_as_many_votes(agents: int) -> None:
+    """L31: n equal shares are taken for 1 together, and are n effective votes."""
     combined = forecast(equal_ballot(*[0.6] * agents))
     assert combined.effective_votes == pytest.approx(agents, rel=1e-12)
     assert combined.probability == pytest.approx(0.6, rel=1e-12)

@@ -1,4 +1,4 @@
-"""The panel: who is asked about which bar, who abstains and why, and what they say together."""
+"""The panel: who is asked about which bar, who answers what, and who abstains and why."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quantum_ai_engine.agents.base import Agent
-from quantum_ai_engine.agents.panel import Question, Unheard, ask
+from quantum_ai_engine.agents.base import Agent, Past
+from quantum_ai_engine.agents.panel import Ballot, Question, ask
 from quantum_ai_engine.agents.pool import Answer, Request
-from quantum_ai_engine.events import Abstained, Abstention, Forecast
+from quantum_ai_engine.events import Abstained, Abstention
 from quantum_ai_engine.features.schema import SETS
 from quantum_ai_engine.features.store import Windows
 
@@ -28,6 +28,7 @@ class Reader:
         self.name, self.interval = name, interval
         self.feature_set = SETS[set_name]
         self.unavailable: str | None = None
+        self.past = Past()
 
     def warm_up(self) -> None: ...
 
@@ -61,9 +62,7 @@ def windows(*values: float) -> dict[str, Windows]:
     }
 
 
-def answers(
-    panel: Here, questions: Sequence[Question], values: Sequence[float]
-) -> list[Forecast | Unheard]:
+def answers(panel: Here, questions: Sequence[Question], values: Sequence[float]) -> list[Ballot]:
     return asyncio.run(ask(panel, questions, windows(*values)))
 
 
@@ -77,15 +76,12 @@ def test_each_agent_is_asked_once_about_all_it_can_answer() -> None:
     questions = [question(whole=32), question(), question(whole=31), question(whole=127)]
     got = answers(panel, questions, [0.2, 0.4, 0.6, 0.8])
     assert panel.asked == [("near", 3), ("far", 1)]
-    votes = [
-        [(v.agent, v.probability) for v in one.votes] if isinstance(one, Forecast) else one
-        for one in got
-    ]
-    assert votes == [
-        [("near", 0.2)],
-        [("near", 0.4), ("far", 0.4)],
-        [Abstention("near", Abstained.GAP), Abstention("far", Abstained.GAP)],
-        [("near", 0.8)],
+    near, far = (Abstention(name, Abstained.GAP) for name in ("near", "far"))
+    assert got == [
+        Ballot([(0, 0.2)], [far]),
+        Ballot([(0, 0.4), (1, 0.4)], []),
+        Ballot([], [near, far]),
+        Ballot([(0, 0.8)], [far]),
     ]
 
 
@@ -104,9 +100,9 @@ def test_why_an_agent_cannot_be_asked(asked: Question, reason: Abstained | None)
     panel = Here(Reader("near"))
     (got,) = answers(panel, [asked], [0.7])
     if reason is None:
-        assert isinstance(got, Forecast)
+        assert got == Ballot([(0, 0.7)], [])
     else:
-        assert got == [Abstention("near", reason)]
+        assert got == Ballot([], [Abstention("near", reason)])
         assert panel.asked == [("near", 0)]
 
 
@@ -116,25 +112,23 @@ def test_an_agent_that_is_not_there_is_never_asked() -> None:
     missing.unavailable = "torch is not installed"
     panel = Here(missing, Reader("near"))
     first, second = answers(panel, [question(), question(whole=1)], [0.7, 0.7])
-    assert isinstance(first, Forecast)
-    assert first.abstained == (Abstention("missing", Abstained.UNAVAILABLE),)
-    assert [a.reason for a in second] == [Abstained.UNAVAILABLE, Abstained.GAP]  # type: ignore[union-attr]
+    assert first == Ballot([(1, 0.7)], [Abstention("missing", Abstained.UNAVAILABLE)])
+    assert second.answers == []
+    assert [a.reason for a in second.abstained] == [Abstained.UNAVAILABLE, Abstained.GAP]
 
 
 def test_what_an_agent_answers_with_a_reason_is_no_vote() -> None:
     """L02: its number goes nowhere."""
     (got,) = answers(Here(Reader("near"), why=Abstained.DEADLINE), [question()], [0.7])
-    assert got == [Abstention("near", Abstained.DEADLINE)]
+    assert got == Ballot([], [Abstention("near", Abstained.DEADLINE)])
 
 
-def test_votes_have_equal_trust() -> None:
-    """L31: it sums to 1, bar by bar, over those that voted."""
-    panel = Here(Reader("one"), Reader("two"), Reader("far", "patchtst8"))
-    both, all_three = answers(panel, [question(whole=100), question()], [0.6, 0.6])
-    assert isinstance(both, Forecast)
-    assert isinstance(all_three, Forecast)
-    assert [v.trust for v in both.votes] == [0.5, 0.5]
-    assert [v.trust for v in all_three.votes] == [1 / 3] * 3
+def test_answers_name_the_place_of_their_agent() -> None:
+    """L53: also where an agent before it abstains, and in the declared order."""
+    panel = Here(Reader("far", "patchtst8"), Reader("one"), Reader("two"))
+    both, all_three = answers(panel, [question(whole=100), question()], [0.6, 0.4])
+    assert both == Ballot([(1, 0.6), (2, 0.6)], [Abstention("far", Abstained.GAP)])
+    assert all_three == Ballot([(0, 0.4), (1, 0.4), (2, 0.4)], [])
 
 
 def test_no_question_has_no_answer() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quantum_ai_engine.agents.base import LARGEST_BATCH
+from quantum_ai_engine.agents.base import LARGEST_BATCH, Past
 from quantum_ai_engine.agents.bundle import BundleError
 from quantum_ai_engine.agents.plan import PATIENCE
 from quantum_ai_engine.agents.pool import TIMINGS, AgentPool, Request
@@ -27,6 +27,7 @@ class Reader:
 
     bundle, horizon_bars, interval, clamped = "0" * 12, 5, "1m", 0
     unavailable: str | None = None
+    past = Past()
     feature_set = FeatureSet("two", ("ret_1", "high_low"), window=4)
 
     def __init__(

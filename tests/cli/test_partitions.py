@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from quantum_ai_engine.cli.common import CommandError
 from quantum_ai_engine.cli.partitions import app
-from quantum_ai_engine.config import EngineSettings, IngestSettings
+from quantum_ai_engine.config import EngineSettings, IngestSettings, Settings
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import START, Ledger
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
@@ -21,6 +21,7 @@ from quantum_ai_engine.events import Bar
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.paper import PaperMarket
 from quantum_ai_engine.state.batch import Taken
+from quantum_ai_engine.state.judgement import Judgement
 from quantum_ai_engine.state.state import EngineState
 
 BEFORE, AFTER = 2, 3
@@ -39,7 +40,9 @@ def state_of(bars: Sequence[Bar]) -> EngineState:
 
 
 def empty() -> EngineState:
-    return EngineState((), Calendars({}), EngineSettings(), IngestSettings())
+    calendars = Calendars({})
+    judgement = Judgement([], 1, Settings(), calendars)
+    return EngineState((), calendars, EngineSettings(), IngestSettings(), judgement)
 
 
 def home(bars: Sequence[Bar], partition: int, partitions: int) -> list[Bar]:

@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import msgspec
 
-from quantum_ai_engine.config import Loaded, Settings
+from quantum_ai_engine.config import BREAKERS, Loaded, Settings
 from quantum_ai_engine.daemon.app import Daemon
 from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.keys import Keys
@@ -23,9 +23,15 @@ MEASURED = {"produced_at", "latency_us"}  # what may differ between two runs ove
 Event = dict[str, Any]
 
 
+def unbroken(settings: Settings) -> Settings:
+    """The same without breakers: agents that were hardly trained would open that of trust."""
+    lines = [f"{name} {b.trip} {b.clear} {b.dwell_ms} off" for name, b in BREAKERS.items()]
+    return changed(settings, "risk", breakers=tuple(lines))
+
+
 def nervous(settings: Settings) -> Settings:
     """The same with thresholds among the agents' opinions: a stance depends on the one before."""
-    return changed(settings, "risk", short_threshold=0.445, hysteresis=0.01)
+    return changed(unbroken(settings), "risk", short_threshold=0.445, exit_hysteresis=0.01)
 
 
 def restless(settings: Settings, snapshot_bars: int) -> Settings:
@@ -87,9 +93,27 @@ def state_of(daemon: Daemon, partition: int = 0) -> str:
     return daemon.rounds[partition].engine.state.digest()
 
 
+def brain_of(daemon: Daemon, partition: int = 0) -> tuple[str, tuple[str, ...]]:
+    """The state of the risk brain, and the breakers that are open."""
+    verdict = daemon.rounds[partition].engine.state.judgement.brain.get()
+    return verdict.state.value, verdict.breakers
+
+
+def memory_of(daemon: Daemon, partition: int = 0) -> Any:
+    """What bars and records alone bring back: the features and the levels of all series."""
+    state = daemon.rounds[partition].engine.state
+    at = [state.at(*name) for name in sorted(state.names())]
+    remembered = [state.positions.remembered(i) for i in at]
+    levels = [(was, [(one.close_time, one.level) for one in s]) for (was, _), s in remembered]
+    return state.features.digest(at), levels
+
+
 async def uninterrupted(
-    settings: Settings, client: Client, bars: Sequence[Bar]
-) -> tuple[list[Event], str]:
+    settings: Settings,
+    client: Client,
+    bars: Sequence[Bar],
+    state_of: Callable[[Daemon], Any] = state_of,
+) -> tuple[list[Event], Any]:
     """The signals and the state of a twin to whom nothing happens; Redis is empty afterwards."""
     async with serving(settings) as daemon:
         await feed(client, bars)

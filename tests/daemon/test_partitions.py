@@ -82,7 +82,7 @@ async def found(client: Client, partitions: int) -> list[State]:
         assert await ledger.position() == START
         snapshot = await ledger.load()
         assert snapshot is not None
-        assert (snapshot.offset, snapshot.signal) == (START, START)
+        assert (snapshot.offset, snapshot.record) == (START, START)
         state: State = {}
         for part in snapshot.parts:
             state |= msgspec.msgpack.decode(part)

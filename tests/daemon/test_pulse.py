@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from quantum_ai_engine.agents.base import Past
 from quantum_ai_engine.agents.budget import CpuBudget
 from quantum_ai_engine.agents.pool import AgentPool, Request
 from quantum_ai_engine.config import RedisSettings, Settings
@@ -23,6 +24,7 @@ from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.commit import HEARTBEAT_S
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier
 from quantum_ai_engine.daemon.ownership import Entrance
@@ -48,6 +50,7 @@ class Waiting:
     name, bundle, interval, horizon_bars, clamped = "waiting", "0", "1m", 5, 0
     feature_set: FeatureSet = GRU
     unavailable: str | None = None
+    past = Past()
 
     def __init__(self) -> None:
         self.may_answer = threading.Event()
@@ -195,6 +198,7 @@ def rounds_of(client: Client, settings: Settings, pool: AgentPool, status: Statu
         lambda: Engine(settings, pool, identity, calendars),
         Entrance(client, settings),
         CpuBudget(1.5, 1, 2, 5.0),
+        KillSwitch(Path("/nowhere")),
         status,
         Metrics("1", "a", "b"),
     )

@@ -10,6 +10,9 @@ from structlog.testing import capture_logs
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon import pulse
 from quantum_ai_engine.daemon.client import Client
+from quantum_ai_engine.daemon.commit import Ledger
+from quantum_ai_engine.daemon.lease import Holder
+from quantum_ai_engine.daemon.records import decode_round
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.market.table import BarTable
 
@@ -18,6 +21,7 @@ from .lives import (
     at_the_end,
     cut_off,
     disordered,
+    memory_of,
     named,
     nervous,
     restless,
@@ -26,7 +30,16 @@ from .lives import (
     told,
     uninterrupted,
 )
-from .test_app import KEYS, changed, feed, run_through, serving, until, with_one_agent
+from .test_app import (
+    KEYS,
+    changed,
+    feed,
+    run_through,
+    said,
+    serving,
+    until,
+    with_one_agent,
+)
 
 KILLS = 12
 BARS = 360
@@ -114,13 +127,15 @@ async def test_a_clean_stop_leaves_nothing_to_learn(
 async def test_after_a_kill_only_what_came_since_is_learnt(
     settings: Settings, client: Client, bars: list[Bar], events: list[Event]
 ) -> None:
-    """L43: and the signals since, for the stances."""
+    """L43: and what was recorded of decisions since, whatever is left of the signals."""
     await cut_off_after(settings, client, bars, 300)
     written = await client.xlen(KEYS.signals)
+    since = await records_in(client)
     async with serving(settings) as daemon:
         await until(lambda: daemon.status.ready)
     last = restored(events)[-1]
-    assert (last["bars"], last["signals"]) == (BARS - 300, BARS - 300)
+    assert (last["bars"], last["records"]) == (BARS - 300, since)
+    assert since > 0
     assert await client.xlen(KEYS.signals) == written
 
 
@@ -128,8 +143,11 @@ async def test_after_a_kill_only_what_came_since_is_learnt(
 async def test_a_snapshot_that_cannot_be_used_is_refused_aloud(
     settings: Settings, client: Client, bars: list[Bar], events: list[Event], damage: str
 ) -> None:
-    """L43, L08: the bars of the stream lead to the same state, and the log says why."""
-    signals, state = await uninterrupted(settings, client, bars)
+    """L43, L08: bars and records bring features and levels back, and the log says why.
+
+    The evidence begins anew: the records from before the snapshot are gone.
+    """
+    signals, state = await uninterrupted(settings, client, bars, memory_of)
     await cut_off_after(settings, client, bars[:300], 200)
     [part] = [name for name in await client.hkeys(KEYS.state) if name.endswith(b":1")]
     match damage:
@@ -146,14 +164,16 @@ async def test_a_snapshot_that_cannot_be_used_is_refused_aloud(
     async with serving(settings) as daemon:
         await feed(client, bars[300:])
         await at_the_end(daemon, client)
-        assert state_of(daemon) == state
+        assert memory_of(daemon) == state
     [refused] = named(events, "snapshot_refused")
     words = {"damaged": "damaged", "missing": "missing", "venues": "venues", "after": "after the"}
     assert words[damage] in refused["detail"]
     assert restored(events)[-1]["snapshot"] == "none"
     if damage != "after":  # signals after a position that was moved by hand are there already
-        hashes = {"config_hash": signals[0]["config_hash"]}
-        assert [one | hashes for one in await told(client)] == signals
+        again = await told(client)
+        assert said(again) == said(signals)
+        assert [one["votes"] for one in again] == [one["votes"] for one in signals]
+        assert any(one["target"] for one in again)
 
 
 async def test_bars_trimmed_since_the_snapshot_are_an_alarm(
@@ -242,25 +262,72 @@ async def test_a_step_in_hand_survives_the_loss_of_the_state(
     assert named(events, "snapshot_refused") == []
 
 
-async def test_foreign_entries_of_the_signal_stream_end_no_start(
-    settings: Settings, client: Client, bars: list[Bar]
-) -> None:
-    """L47: whatever somebody put there, what is ours is recalled and the engine serves."""
-    await run_through(settings, client, bars[:300])
-    await client.xadd(KEYS.signals, {"json": "[1"})
-    await client.xadd(KEYS.signals, {"x": b"\xff"})
-    async with serving(settings) as daemon:
-        await until(lambda: daemon.status.ready)
-
-
-async def test_signals_that_are_gone_are_an_alarm(
+async def test_foreign_entries_of_the_records_end_no_start(
     settings: Settings, client: Client, bars: list[Bar], events: list[Event]
 ) -> None:
-    """L40: what was said since the snapshot is part of the state."""
-    await run_through(settings, client, bars[:300])
-    await client.delete(KEYS.signals)
+    """L47: whatever somebody put there, what is ours is recalled, and the rest told of."""
+    settings = changed(settings, "engine", snapshot_bars=1_000)
+    await cut_off_after(settings, client, bars[:300], 200)
+    recorded = await records_in(client)
+    for entry in ({"b": b"\x91"}, {"x": b"\xff"}):
+        await client.xadd(KEYS.records, entry)
     async with serving(settings) as daemon:
         await until(lambda: daemon.status.ready)
-    assert [event["log_level"] for event in events if event["event_name"] == "signals_gone"] == [
-        "error"
-    ]
+        position, state = daemon.rounds[0].position, state_of(daemon)
+    assert len(named(events, "foreign_record")) == 2
+    [(last, _)] = await client.xrevrange(KEYS.bars, count=1)
+    assert (position, restored(events)[-1]["state_hash"]) == (last.decode(), state)
+    assert restored(events)[-1]["records"] == recorded > 0
+
+
+async def records_in(client: Client) -> int:
+    """How many records there are since the snapshot."""
+    entries = await client.xrange(KEYS.records)
+    return sum(len(decode_round(fields).records) for _, fields in entries[1:])
+
+
+async def test_records_that_are_gone_are_an_alarm(
+    settings: Settings, client: Client, bars: list[Bar], events: list[Event]
+) -> None:
+    """L40: what was decided since the snapshot is part of the state."""
+    await run_through(settings, client, bars[:300])
+    await client.delete(KEYS.records)
+    async with serving(settings) as daemon:
+        await until(lambda: daemon.status.ready)
+    assert [event["log_level"] for event in named(events, "records_gone")] == ["error"]
+
+
+async def test_a_snapshot_makes_the_records_before_it_needless(
+    settings: Settings, client: Client, bars: list[Bar]
+) -> None:
+    """L42: they are trimmed, but for the one that it names; without one none is."""
+    settings = changed(settings, "engine", snapshot_bars=1_000)
+    settings = changed(settings, "ingest", batch=20)
+    async with cut_off(settings, client) as daemon:
+        await feed(client, bars[:200])
+        await at_the_end(daemon, client)
+        assert await client.xlen(KEYS.records) > 1
+    async with serving(settings) as daemon:
+        await feed(client, bars[200:300])
+        await at_the_end(daemon, client)
+    [(kept, _)] = await client.xrange(KEYS.records)
+    assert kept == await client.hget(KEYS.state, "record")
+    snapshot = await Ledger(client, KEYS, 5_000, Holder.here()).load()
+    assert snapshot is not None
+    assert snapshot.record == kept.decode()
+
+
+async def test_signals_that_are_gone_change_nothing(
+    settings: Settings, client: Client, bars: list[Bar], events: list[Event]
+) -> None:
+    """L43: they are for who listens; a restart needs the records alone."""
+    signals, state = await uninterrupted(settings, client, bars)
+    await cut_off_after(settings, client, bars[:300], 200)
+    before = await told(client)
+    await client.delete(KEYS.signals)
+    async with serving(settings) as daemon:
+        await feed(client, bars[300:])
+        await at_the_end(daemon, client)
+        assert state_of(daemon) == state
+    assert before + await told(client) == signals
+    assert named(events, "records_gone") == []

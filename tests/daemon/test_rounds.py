@@ -174,11 +174,13 @@ class DeafFeed(BarFeed):
         super().__init__(client, KEYS, "live")
         self.is_reading = False
 
-    async def wait(self, position: str, control: str, count: int, block_ms: int) -> Batch:
+    async def wait(
+        self, position: str, control: str, equity: str, count: int, block_ms: int
+    ) -> Batch:
         self.is_reading = True
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        return await super().wait(position, control, count, block_ms * 500)
+        return await super().wait(position, control, equity, count, block_ms * 500)
 
 
 async def test_a_reader_that_overhears_the_stop_does_not_delay_it(

@@ -29,6 +29,7 @@ from .lives import (
     at_the_end,
     cut_off,
     disordered,
+    memory_of,
     nervous,
     restless,
     state_of,
@@ -97,7 +98,7 @@ async def test_what_is_taken_is_what_was_there(ledger: Ledger, engine: Engine) -
     saved, twin = await ledger.load(), engine_of(ingest=IngestSettings())
     assert saved is not None
     twin.state.restore(saved.parts)
-    assert (saved.offset, saved.signal, twin.state.digest()) == ("7-0", "3-0", state)
+    assert (saved.offset, saved.record, twin.state.digest()) == ("7-0", "3-0", state)
 
 
 async def test_a_failed_one_is_tried_again_after_a_while(
@@ -228,7 +229,7 @@ async def test_a_save_that_hangs_does_not_hold_up_the_stop(
     settings: Settings, client: Client, proxy: Proxy, bars: list[Bar]
 ) -> None:
     """L43, L45: it is given up, the partition is free at once, and a restart learns the bars."""
-    signals, state = await uninterrupted(settings, client, bars)
+    signals, state = await uninterrupted(settings, client, bars, memory_of)
     far = changed(settings, "redis", url=proxy.url)
     async with serving(far) as daemon:
         await feed(client, bars)
@@ -240,7 +241,7 @@ async def test_a_save_that_hangs_does_not_hold_up_the_stop(
     assert await client.hget(KEYS.state, "owner") is None
     async with serving(settings) as daemon:
         await at_the_end(daemon, client)
-        assert state_of(daemon) == state
+        assert memory_of(daemon) == state
     assert [one["id"] for one in await told(client)] == [one["id"] for one in signals]
 
 

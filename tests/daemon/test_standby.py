@@ -18,7 +18,7 @@ from quantum_ai_engine.events import Bar
 from quantum_ai_engine.market.table import BarTable
 
 from ..faults.test_kill import Manager
-from .lives import at_the_end, cut_off, nervous, state_of, told, uninterrupted
+from .lives import at_the_end, brain_of, cut_off, nervous, state_of, told, uninterrupted
 from .test_app import (
     KEYS,
     PATIENCE_S,
@@ -199,12 +199,12 @@ async def test_a_standby_leaves_an_emptied_redis_to_who_knows_the_state(
         await feed(client, bars[:HALF])
         await at_the_end(first, client)
         await client.xadd(KEYS.control, {"command": "halt"})
-        await until(lambda: first.rounds[0].engine.state.is_halted)
+        await until(lambda: brain_of(first) == ("HALTED", ("manual",)))
         async with serving(settings) as second:
             await until(lambda: second.status.state() == "standby")
             await client.flushall()
             await until(lambda: client.hexists(KEYS.state, "snapshot"))
             assert first.rounds[0].ownership.is_ours
-            assert first.rounds[0].engine.state.is_halted
+            assert brain_of(first) == ("HALTED", ("manual",))
             assert len(first.rounds[0].engine.state.names()) > 0
             assert second.status.state() == "standby"

@@ -58,6 +58,9 @@ class Manager:
             "QAE_REDIS__URL": settings.redis.url,
             "QAE_AGENTS__BUNDLES": settings.agents.bundles,
             "QAE_INGEST__BATCH": "20",
+            "QAE_RISK__SHORT_THRESHOLD": str(settings.risk.short_threshold),
+            "QAE_RISK__EXIT_HYSTERESIS": str(settings.risk.exit_hysteresis),
+            "QAE_RISK__BREAKERS": ",".join(settings.risk.breakers),
             "QAE_HTTP__PORT": "0",
         }
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -116,7 +119,7 @@ async def test_killed_in_the_middle_of_a_feed(
     field, with bars that are late, doubled and revised, and with snapshots in between.
     """
     everyone = {"QAE_AGENTS__BUNDLES": str(bundles), "QAE_ENGINE__SNAPSHOT_BARS": "7"}
-    everyone |= {"QAE_RISK__SHORT_THRESHOLD": "0.46", "QAE_RISK__HYSTERESIS": "0.01"}
+    everyone |= {"QAE_RISK__SHORT_THRESHOLD": "0.46", "QAE_RISK__EXIT_HYSTERESIS": "0.01"}
     everyone |= {"QAE_RISK__DEAD_BAND": "0.005"}
     stream = disordered(bars, 5)
     async with manager.running(**everyone):

@@ -1,4 +1,4 @@
-"""Positions: the stance that counts for a bar, and what of it can still be amended."""
+"""Positions: level and target that count for a bar, and what of them can still be amended."""
 
 from random import Random
 
@@ -20,13 +20,20 @@ from quantum_ai_engine.events import (
     signal_id,
 )
 from quantum_ai_engine.risk.positions import Positions, Said
+from quantum_ai_engine.risk.stance import Level
 
-LONG, SHORT, FLAT = Stance.LONG, Stance.SHORT, Stance.FLAT
+LONG, SHORT, FLAT = Level.STRONG_LONG, Level.WEAK_SHORT, Level.FLAT
+TARGETS = {LONG: 0.5, SHORT: -0.25, FLAT: 0.0}
+NOTHING = FLAT, 0.0
 MEMORY = 4
 
 
-def said(close_time: int, stance: Stance = LONG, version: int = 0, content: bytes = b"") -> Said:
-    return Said(close_time, version, stance, content)
+def said(close_time: int, level: Level = LONG, version: int = 0, content: bytes = b"") -> Said:
+    return Said(close_time, version, level, TARGETS[level], 2.0 * TARGETS[level], content)
+
+
+def held(level: Level) -> tuple[Level, float]:
+    return level, TARGETS[level]
 
 
 def knowing(*all_said: Said, memory: int = MEMORY) -> Positions:
@@ -51,7 +58,7 @@ def signal(version: int = 0, **changes: object) -> Signal:
         horizon_bars=5,
         probability=0.65,
         confidence=0.3,
-        stance=LONG,
+        stance=Stance.LONG,
         target=0.3,
         votes=(Vote("gru", "0123456789ab", 0.65, 1.0),),
         abstained=(Abstention("patchtst", Abstained.GAP),),
@@ -70,21 +77,21 @@ def signal(version: int = 0, **changes: object) -> Signal:
 
 
 def test_a_series_begins_flat_with_nothing_said() -> None:
-    """L44: without a signal there is no stance."""
+    """L44: without a signal there is neither level nor target."""
     positions = knowing()
-    assert positions.stance_before(0, 60_000) is FLAT
+    assert positions.before(0, 60_000) == NOTHING
     assert positions.said(0, 60_000) is None
-    assert positions.remembered(0) == (FLAT, ())
+    assert positions.remembered(0) == (NOTHING, ())
 
 
-def test_a_bar_begins_with_the_stance_of_the_last_signal_before_it() -> None:
-    """L53: by close time, never by what was said last."""
+def test_a_bar_begins_with_what_the_last_signal_before_it_said() -> None:
+    """L53: level and target, by close time, never by what was said last."""
     positions = knowing(said(10, LONG), said(30, SHORT))
-    stances = [positions.stance_before(0, time) for time in (5, 10, 20, 30, 40)]
-    assert stances == [FLAT, FLAT, LONG, LONG, SHORT]
+    begins = [positions.before(0, time) for time in (5, 10, 20, 30, 40)]
+    assert begins == [NOTHING, NOTHING, held(LONG), held(LONG), held(SHORT)]
     positions.update(0, said(20, FLAT))
-    assert positions.stance_before(0, 30) is FLAT
-    assert positions.stance_before(0, 40) is SHORT
+    assert positions.before(0, 30) == held(FLAT)
+    assert positions.before(0, 40) == held(SHORT)
 
 
 def test_what_is_said_again_takes_the_place_of_the_first() -> None:
@@ -100,31 +107,31 @@ def test_series_are_independent() -> None:
     positions.reserve(3)
     positions.update(2, said(20, SHORT))
     positions.reserve(2)
-    assert [positions.stance_before(i, 99) for i in range(3)] == [LONG, FLAT, SHORT]
+    assert [positions.before(i, 99)[0] for i in range(3)] == [LONG, FLAT, SHORT]
 
 
 signals_of_bars = st.dictionaries(
-    st.integers(1, 30), st.sampled_from(list(Stance)), min_size=1, max_size=12
+    st.integers(1, 30), st.sampled_from(list(TARGETS)), min_size=1, max_size=12
 )
 
 
 @given(signals_of_bars, st.integers(0, 2**20))
 def test_memory_is_bounded_and_order_within_it_does_not_matter(
-    stances: dict[int, Stance], seed: int
+    levels: dict[int, Level], seed: int
 ) -> None:
-    """L43: said in order or a little late, the newest are known, and the stance before them."""
-    in_order = [said(time, stance) for time, stance in sorted(stances.items())]
+    """L43: said in order or a little late, the newest are known, and what held before them."""
+    in_order = [said(time, level) for time, level in sorted(levels.items())]
     places = {one: i + Random(seed + i).uniform(0, MEMORY) for i, one in enumerate(in_order)}
     late = sorted(in_order, key=lambda one: places[one])
     remembered = knowing(*late).remembered(0)
     assert remembered == knowing(*in_order).remembered(0)
     assert list(remembered[1]) == in_order[-MEMORY:]
     forgotten = in_order[:-MEMORY]
-    assert remembered[0] is (forgotten[-1].stance if forgotten else FLAT)
+    assert remembered[0] == (held(forgotten[-1].level) if forgotten else NOTHING)
 
 
 def test_what_is_remembered_can_be_restored() -> None:
-    """L43: restored, a series has its stances and goes on forgetting where it was."""
+    """L43: restored, a series has its levels and goes on forgetting where it was."""
     positions = knowing(*(said(10 * i, LONG if i % 2 else SHORT) for i in range(9)))
     other = Positions(MEMORY)
     other.reserve(1)
@@ -139,9 +146,10 @@ def test_a_signal_says_what_it_says_on_the_wire_too(version: int) -> None:
     """L43: read back from the stream it is the same, version included."""
     made = signal(version)
     read = msgspec.json.decode(msgspec.json.encode(made), type=Signal)
-    assert Said.of(read) == Said.of(made)
-    assert (Said.of(made).close_time, Said.of(made).version) == (120_000, version)
-    assert Said.of(made).stance is LONG
+    one = Said.of(made, LONG, 0.4)
+    assert Said.of(read, LONG, 0.4) == one
+    assert (one.close_time, one.version) == (120_000, version)
+    assert (one.level, one.target, one.wanted) == (LONG, 0.3, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -157,9 +165,14 @@ def test_a_signal_says_what_it_says_on_the_wire_too(version: int) -> None:
 )
 def test_what_follows_from_the_bars_makes_another_signal(name: str, value: object) -> None:
     """L01: votes, abstentions, the row and what was filled in: who holds the old one must hear."""
-    assert not Said.of(signal()).agrees(Said.of(signal(**{name: value})))
-    flat = signal(stance=FLAT, target=0.0)
-    assert not Said.of(signal()).agrees(Said.of(flat))
+    told = Said.of(signal(), LONG, 0.4)
+    assert not told.agrees(Said.of(signal(**{name: value}), LONG, 0.4))
+
+
+@pytest.mark.parametrize("change", [{"target": 0.29}, {"stance": Stance.FLAT, "target": 0.0}])
+def test_another_target_makes_another_signal(change: dict[str, object]) -> None:
+    """L01: who holds the old target must hear of the new one."""
+    assert not Said.of(signal(), LONG, 0.4).agrees(Said.of(signal(**change), LONG, 0.4))
 
 
 @pytest.mark.parametrize(
@@ -168,4 +181,11 @@ def test_what_follows_from_the_bars_makes_another_signal(name: str, value: objec
 )
 def test_when_and_by_whom_it_was_said_does_not(name: str, value: object) -> None:
     """L41: nobody needs to hear the same thing twice."""
-    assert Said.of(signal()).agrees(Said.of(signal(**{name: value})))  # type: ignore[arg-type]
+    told = Said.of(signal(), LONG, 0.4)
+    assert told.agrees(Said.of(signal(**{name: value}), LONG, 0.4))  # type: ignore[arg-type]
+
+
+def test_what_nobody_is_told_makes_no_signal() -> None:
+    """L41: the level behind a target, and what was wanted before caps, are not on the wire."""
+    told = Said.of(signal(), Level.STRONG_LONG, 0.4)
+    assert told.agrees(Said.of(signal(), Level.WEAK_LONG, 0.9))

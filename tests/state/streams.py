@@ -11,13 +11,15 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quantum_ai_engine.agents.base import Agent
+from quantum_ai_engine.agents.base import Agent, Past
 from quantum_ai_engine.agents.pool import Answer, Request
 from quantum_ai_engine.config import (
     EngineSettings,
     IngestSettings,
     RiskSettings,
     Settings,
+    SupervisorSettings,
+    TrustSettings,
     Venue,
 )
 from quantum_ai_engine.engine import Engine, Identity, Now, Round
@@ -31,7 +33,9 @@ MINUTE_MS = 60_000
 SYMBOLS = ("AAA", "BBB", "CCC")
 LATE = 3
 # Stances that often change and depend on the one before.
-NERVOUS = RiskSettings(long_threshold=0.53, short_threshold=0.47, hysteresis=0.02, dead_band=0.005)
+NERVOUS = RiskSettings(
+    long_threshold=0.53, short_threshold=0.47, exit_hysteresis=0.02, dead_band=0.005
+)
 LONG_ENOUGH = 60.0  # intervals: nothing expires in these streams
 
 
@@ -40,6 +44,7 @@ class Follower:
 
     bundle, horizon_bars, interval, clamped = "0" * 12, 5, "1m", 0
     unavailable: str | None = None
+    past = Past()
 
     def __init__(self, name: str, set_name: str, slope: float) -> None:
         self.name = name
@@ -76,12 +81,18 @@ def engine_of(
     ingest: IngestSettings | None = None,
     venues: dict[str, Venue] | None = None,
     risk: RiskSettings = NERVOUS,
+    trust: TrustSettings | None = None,
+    supervisor: SupervisorSettings | None = None,
     **engine: Any,
 ) -> Engine:
     """An engine by the clock of the bars, without burn-in, in which nothing soon expires."""
     values = {"clock": "bars", "burn_in_bars": 0, "valid_intervals": LONG_ENOUGH} | engine
     settings = Settings(
-        engine=EngineSettings(**values), ingest=ingest or IngestSettings(late_bars=LATE), risk=risk
+        engine=EngineSettings(**values),
+        ingest=ingest or IngestSettings(late_bars=LATE),
+        risk=risk,
+        trust=trust or TrustSettings(),
+        supervisor=supervisor or SupervisorSettings(),
     )
     identity = Identity("live", "0.1.0+test", "abc")
     return Engine(settings, Here(*(agents or ALL)), identity, Calendars(venues or {}))
@@ -89,9 +100,8 @@ def engine_of(
 
 def twin_of(engine: Engine, *agents: Agent) -> Engine:
     """An engine that knows nothing, with the settings of another."""
-    settings = Settings(engine=engine._settings, ingest=engine._ingest, risk=engine._risk)
     predictor = Here(*agents) if agents else engine._predictor
-    return Engine(settings, predictor, engine._identity, engine._calendars)
+    return Engine(engine._all, predictor, engine._identity, engine._calendars)
 
 
 def unmeasured(_: str) -> AbstractContextManager[None]:
@@ -99,9 +109,10 @@ def unmeasured(_: str) -> AbstractContextManager[None]:
 
 
 def at_once(coroutine: Coroutine[Any, Any, Result]) -> Result:
-    """The result of a coroutine that never waits."""
+    """The result of a coroutine that waits for nobody; it may let others go first."""
     try:
-        coroutine.send(None)
+        while coroutine.send(None) is None:
+            pass
     except StopIteration as done:
         return done.value  # type: ignore[no-any-return]
     raise AssertionError("it waits")
@@ -139,6 +150,19 @@ def final(signals: Iterable[Signal]) -> dict[str, Signal]:
     return held
 
 
+def opinions(signals: Iterable[Signal]) -> dict[str, Any]:
+    """What the agents say of each bar in the end, and of which row; trust is no part of it."""
+    return {
+        name: (
+            [(vote.agent, vote.probability) for vote in one.votes],
+            one.abstained,
+            one.row_hash,
+            one.filled,
+        )
+        for name, one in final(signals).items()
+    }
+
+
 def closes(symbol: str, count: int) -> list[float]:
     """A path of closes, always the same for a symbol."""
     moves = np.random.default_rng(sum(symbol.encode())).normal(0.0, 0.2, count)
@@ -155,7 +179,9 @@ def bar_at(
     """A bar of the symbol's path, `minute` intervals after the epoch."""
     price = _CLOSES[symbol][minute % 20_000] if close is None else close
     opened = minute * INTERVAL_MS[interval]
-    return Bar(symbol, interval, opened, 100.0, 120.0, 80.0, price, 1.0 + minute % 7)
+    # No price stays the same for long: that would be a feed not to be believed.
+    prices = 100.0 + 0.1 * (minute % 3), 120.0 + 0.1 * (minute % 5), 80.0 - 0.1 * (minute % 4)
+    return Bar(symbol, interval, opened, *prices, price, 1.0 + minute % 7)
 
 
 def bars_at(minutes: Iterable[int], symbol: str = "AAA", interval: str = "1m") -> list[Bar]:
@@ -229,8 +255,10 @@ _starts = st.sampled_from([0, 1, 20, 50, 100, 120, 145, 180, 240, 250, 300, 310]
 
 
 @st.composite
-def streams(draw: st.DrawFn) -> Stream:
-    """Bars of one to three symbols, each within the late bound of its place."""
+def streams(draw: st.DrawFn, *, by_time: bool = False) -> Stream:
+    """Bars of one to three symbols, each within the late bound of its place: by later ones of its
+    symbol or, where it is bound `by_time`, by intervals too, however many bars are missing.
+    """
     symbols = SYMBOLS[: draw(st.integers(1, 3))]
     start, absent = draw(_starts), draw(st.sampled_from([0, 0, 37, 11]))
     hole = draw(st.sampled_from([0, 0, 1, 63, 64, 65, 130]))  # before the newest three
@@ -239,7 +267,7 @@ def streams(draw: st.DrawFn) -> Stream:
     in_order: list[tuple[int, Bar]] = []
     as_they_come: list[tuple[float, Bar]] = []
     for symbol, column in zip(symbols, zip(*table, strict=True), strict=True):
-        true, told = _told(symbol, start + hole, column)
+        true, told = _told(symbol, start + hole, column, LATE if by_time else len(table))
         in_order += true
         as_they_come += told
     return Stream(
@@ -252,7 +280,7 @@ def streams(draw: st.DrawFn) -> Stream:
 
 
 def _told(
-    symbol: str, start: int, column: Sequence[Comes | None]
+    symbol: str, start: int, column: Sequence[Comes | None], most: int
 ) -> tuple[list[tuple[int, Bar]], list[tuple[float, Bar]]]:
     """The bars of a symbol from a minute on, and how they are told; each with its place in time."""
     present = [(start + i, comes) for i, comes in enumerate(column) if comes]
@@ -263,14 +291,14 @@ def _told(
         bar = flat_at(minute, before) if comes.is_calm else bar_at(minute, symbol)
         first, truly = sorted((comes.first, comes.truly))
         if comes.wrong:
-            told.append((_after(present, i, first), WRONG[comes.wrong](bar, before)))
-        told += [(_after(present, i, truly + 2 * copy), bar) for copy in range(comes.copies)]
+            told.append((_after(present, i, first, most), WRONG[comes.wrong](bar, before)))
+        told += [(_after(present, i, truly + 2 * copy, most), bar) for copy in range(comes.copies)]
         true.append((minute, bar))
         before = bar
     return true, told
 
 
-def _after(present: Sequence[tuple[int, Comes]], i: int, delay: int) -> float:
-    """When a bar comes that comes after `delay` later ones of its symbol."""
+def _after(present: Sequence[tuple[int, Comes]], i: int, delay: int, most: int) -> float:
+    """When a bar comes after `delay` later ones of its symbol, at most so many minutes late."""
     last = present[min(i + delay, len(present) - 1)][0]
-    return last + 0.5 * (delay > 0)
+    return min(last, present[i][0] + most) + 0.5 * (delay > 0)
