@@ -502,3 +502,17 @@ def test_a_long_batch_of_one_series_is_asked_about_at_once(start: Start) -> None
     bars = walk(SETS["gru9"].window_ready_at + 3 * DEPTH)
     done = asyncio.run(engine.process(bars, Now(), lambda _: nullcontext()))
     assert [len(windows) for windows in agent.seen] == [len(done.signals)] == [3 * DEPTH + 1]
+
+
+def test_a_family_of_instruments_is_told_how_to_hold_a_target(start: Start) -> None:
+    """L51: of all its instruments one is held, for the exposure that the target says."""
+    symbol = {bar.symbol for bar in walk(3)}.pop()
+    risk = msgspec.structs.replace(BRISK, instruments=(f"{symbol} UP:3 DOWN:-1",))
+    signals = signals_of(engine_of(start(Momentum(slope=200.0)), risk), [walk(200)])
+    assert {signal.stance for signal in signals} >= {Stance.LONG, Stance.SHORT}
+    for signal in signals:
+        times = {symbol: 1.0, "UP": 3.0, "DOWN": -1.0}
+        assert [held.instrument for held in signal.holdings] == [*times]
+        exposure = sum(held.target * times[held.instrument] for held in signal.holdings)
+        assert exposure == pytest.approx(signal.target, abs=1e-12)
+        assert sum(held.target != 0.0 for held in signal.holdings) == (signal.target != 0.0)

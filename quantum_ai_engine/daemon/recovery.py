@@ -93,7 +93,7 @@ class Recovery:
                 event_name="halted_without_snapshot",
             )
         records = 0
-        async for decided in self._decided(START):
+        async for decided in self._decided(START, position):
             engine.recall(decided.records)
             for equity in decided.equity:
                 engine.state.judgement.report(equity)
@@ -108,7 +108,7 @@ class Recovery:
         applied = (await self._ledger.controls()).applied
         controls = deque(one for one in applied if order_of(one.at) >= offset)
         learnt, records, reached = 0, 0, snapshot.offset
-        async for decided in self._decided(snapshot.record):
+        async for decided in self._decided(snapshot.record, position):
             while controls and order_of(controls[0].at) <= order_of(decided.start):
                 learnt += await self._learn(engine, reached, controls[0].at, latest_close)
                 reached = controls[0].at
@@ -126,12 +126,15 @@ class Recovery:
             reached = control.at
         return learnt + await self._learn(engine, reached, position, latest_close), records
 
-    async def _decided(self, after: str) -> AsyncIterator[Decided]:
-        """The rounds that are recorded after an id, oldest first."""
+    async def _decided(self, after: str, position: str) -> AsyncIterator[Decided]:
+        """The rounds up to a position that are recorded after an id, oldest first."""
         async for entries in pages(self._client, self._keys.records, after):
             for entry_id, fields in entries:
                 try:
-                    yield decode_round(fields)
+                    decided = decode_round(fields)
+                    if order_of(decided.end) > order_of(position):
+                        return  # of a time to which the position has gone back
+                    yield decided
                 except RecordError as error:
                     log.warning(
                         "An entry of the records is none of ours",
