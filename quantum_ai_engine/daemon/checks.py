@@ -16,13 +16,15 @@ from quantum_ai_engine.config import ConfigError, RedisSettings
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import DEAD_KEPT, SIGNALS_KEPT
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.snapshots import MOST_BARS
 
 OLDEST_VERSION = (6, 2)
 CLOCK_WARN_S, CLOCK_REFUSE_S = 1.0, 30.0
 CLOCK_SAMPLES = 3
 REQUEST_BYTES = 2 << 20  # a part of a snapshot has up to 1 MiB, and a command around it
 SIGNAL_BYTES, DEAD_BYTES = 1_500, 4_096  # of one entry in its stream
-SERIES_BYTES = 2 * 22_000  # of one series in a snapshot; there are two while one is replaced
+RECORDS_BYTES = 300 * MOST_BARS  # of the records between two snapshots
+SERIES_BYTES = 2 * 31_000  # of one series in a snapshot; there are two while one is replaced
 MIB = 1 << 20
 CONFIG_NAMES = (
     "appendfsync",
@@ -160,6 +162,7 @@ async def _coming_bytes(client: Client, keys: Sequence[Keys]) -> int:
     coming = 0
     for key in keys:
         coming += SIGNAL_BYTES * max(0, SIGNALS_KEPT - await client.xlen(key.signals))
+        coming += RECORDS_BYTES
         coming += DEAD_BYTES * max(0, DEAD_KEPT - await client.xlen(key.dead))
     return coming
 
