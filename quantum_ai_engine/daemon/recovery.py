@@ -93,7 +93,7 @@ class Recovery:
                 event_name="halted_without_snapshot",
             )
         records = 0
-        async for decided in self._decided(START, position):
+        async for decided in self._decided(START):
             engine.recall(decided.records)
             for equity in decided.equity:
                 engine.state.judgement.report(equity)
@@ -108,33 +108,35 @@ class Recovery:
         applied = (await self._ledger.controls()).applied
         controls = deque(one for one in applied if order_of(one.at) >= offset)
         learnt, records, reached = 0, 0, snapshot.offset
-        async for decided in self._decided(snapshot.record, position):
+        async for decided in self._decided(snapshot.record):
             while controls and order_of(controls[0].at) <= order_of(decided.start):
                 learnt += await self._learn(engine, reached, controls[0].at, latest_close)
                 reached = controls[0].at
                 engine.state.apply(controls.popleft().command)
-            learnt += await self._learn(engine, reached, decided.start, latest_close)
-            for equity in decided.equity:
-                engine.state.judgement.report(equity)
-            learnt += await self._learn(
-                engine, decided.start, decided.end, latest_close, decided.records
-            )
-            records, reached = records + len(decided.records), decided.end
+            upto = min(decided.end, position, key=order_of)
+            if order_of(decided.start) <= order_of(position):
+                learnt += await self._learn(engine, reached, decided.start, latest_close)
+                for equity in decided.equity:
+                    engine.state.judgement.report(equity)
+                learnt += await self._learn(
+                    engine, decided.start, upto, latest_close, decided.records
+                )
+                records, reached = records + len(decided.records), upto
+            if upto != decided.end:
+                # The position was moved back: what was said after it is said all the same.
+                engine.recall(decided.records)
         for control in controls:
             learnt += await self._learn(engine, reached, control.at, latest_close)
             engine.state.apply(control.command)
             reached = control.at
         return learnt + await self._learn(engine, reached, position, latest_close), records
 
-    async def _decided(self, after: str, position: str) -> AsyncIterator[Decided]:
-        """The rounds up to a position that are recorded after an id, oldest first."""
+    async def _decided(self, after: str) -> AsyncIterator[Decided]:
+        """The rounds that are recorded after an id, oldest first."""
         async for entries in pages(self._client, self._keys.records, after):
             for entry_id, fields in entries:
                 try:
-                    decided = decode_round(fields)
-                    if order_of(decided.end) > order_of(position):
-                        return  # of a time to which the position has gone back
-                    yield decided
+                    yield decode_round(fields)
                 except RecordError as error:
                     log.warning(
                         "An entry of the records is none of ours",

@@ -32,7 +32,7 @@ MEANINGS = {
     BreakerName.TRUST_COLLAPSED: "weight of the base-rate forecast (1 below one effective agent)",
     BreakerName.INFERENCE_ERRORS: "share of agents' answers that failed",
     BreakerName.PNL_STALE: "age of the equity in ms",
-    BreakerName.HARDER_MARKET: "share of series that got harder to predict",
+    BreakerName.HARDER_MARKET: "share of agents whose market got harder to predict",
     BreakerName.DATA_QUALITY: "share of feeds in quarantine",
 }
 

@@ -152,7 +152,7 @@ async def test_it_went_back_to_before_the_first_commit(
     """L40, L43: bars without a position and without signals were never dealt with."""
     async with fed(settings, client, bars) as daemon:
         async with client.pipeline(transaction=True) as pipe:
-            pipe.delete(KEYS.state, KEYS.signals)
+            pipe.delete(KEYS.state, KEYS.signals, KEYS.records)
             await pipe.execute()
         await feed(client, bars[FIRST:])
         await is_well(daemon, client, events, expected)

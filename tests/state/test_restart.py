@@ -46,7 +46,7 @@ def restarted(dead: Engine, parts: list[bytes], rounds: list[tuple[list[Bar], Ro
     return engine
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(streams(), st.integers(0, 50), st.integers(0, 50))
 def test_after_a_crash_state_and_signals_are_those_of_a_twin(
     stream: Stream, one: int, other: int
@@ -70,7 +70,7 @@ def test_after_a_crash_state_and_signals_are_those_of_a_twin(
     assert engine.state.newest_close == twin.state.newest_close
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(streams(), st.lists(st.sampled_from([1, 2, 5, 64, 65, 200]), min_size=1, max_size=5))
 def test_batching_changes_no_bit(stream: Stream, sizes: list[int]) -> None:
     """L43: the same stream in other batches: the same signals in every field, the same bytes."""
