@@ -14,7 +14,7 @@ from quantum_ai_engine.training.family import Fitted
 from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
 
 MOST_LOG_ODDS = 3.0  # of one detector: a probability of 0.953
-STEPS, SWEEPS = 1_000, 100  # at most
+STEPS, SWEEPS = 10_000, 100  # at most
 TOLERANCE = 1e-7  # of a step of the weights
 _SIGMOID = Calibration("platt", 1.0, 1.0, 0.0)
 
