@@ -139,14 +139,14 @@ def shown(partition: int, judgement: Judgement) -> dict[str, Any]:
                 "agent": name,
                 "bundle": bundle,
                 "trust": weights[column],
-                "state": judgement.states[column].value,
+                "state": state.value,
                 "alarms": standing.get().alarms if standing else (),
                 "score": judgement.scores.pooled(column),
                 "recent": judgement.scores.recent(column),
                 "calibration": judgement.scores.calibration(column),
             }
-            for column, ((name, bundle), standing) in enumerate(
-                zip(judgement.agents, judgement.standings, strict=True)
+            for column, ((name, bundle), standing, state) in enumerate(
+                zip(judgement.agents, judgement.standings, judgement.states, strict=True)
             )
         ],
         "ensemble": judgement.scores.pooled(len(judgement.agents)),

@@ -39,7 +39,7 @@ from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.daemon.stopwatch import Stopwatch
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Now
-from quantum_ai_engine.events import Change, Command, Signal
+from quantum_ai_engine.events import Command, Signal
 from quantum_ai_engine.risk.brain import State
 
 REST_PART_S = 1.0
@@ -103,7 +103,6 @@ class Rounds:
         self._step: Step | None = None  # what the engine has taken in and the ledger has not
         self._trimmed_at: str | None = None  # the position of which that was told last
         self._journal = Journal()
-        self._told: list[Change] = []  # what the round in hand changed
         self._failures = 0
         self._is_suspect = False
         self.settled = asyncio.Event()  # the first look at Redis is over, whatever it gave
@@ -276,6 +275,14 @@ class Rounds:
             position=position,
         )
 
+    def _say_unheard(self) -> None:
+        self._metrics.redis_failures.labels("publish").inc()
+        log.error(
+            "Redis does not let this user publish on the channels of signals: they are in "
+            "the stream alone; allow &<prefix>:*",
+            event_name="publish_refused",
+        )
+
     def _note_newest(self) -> None:
         """Show the newest close time, once there is one."""
         if newest := self.engine.state.newest_close:
@@ -333,7 +340,7 @@ class Rounds:
         done = await self.engine.process(bars, self._now(batch.bars), watch)
         dead += [*refused, *(DeadLetter(why, *accepted[i]) for i, why in done.refused)]
         signals = [msgspec.structs.replace(s, latency_us=watch.us) for s in done.signals]
-        self._told = [*obeyed.changes, *done.changes]
+        changes = [*obeyed.changes, *done.changes]
         followed = batch.equity[-1][0].decode() if batch.equity else ""
         self._step = Step(
             end,
@@ -342,7 +349,7 @@ class Rounds:
             Followed(self._controls.position, obeyed.controls),
             Kept(
                 done.records,
-                self._told,
+                changes,
                 equity,
                 self._equity if followed else "",
                 followed,
@@ -354,12 +361,7 @@ class Rounds:
         if receipt.trimmed:
             self._say_trimmed(self.position)
         if receipt.unheard:
-            self._metrics.redis_failures.labels("publish").inc()
-            log.error(
-                "Redis does not let this user publish on the channels of signals: they are in "
-                "the stream alone; allow &<prefix>:*",
-                event_name="publish_refused",
-            )
+            self._say_unheard()
         self._signal, self._record = receipt.signal, receipt.record
         self._controls, self._equity = obeyed.controls, followed or self._equity
         self.status.position = end
@@ -369,7 +371,7 @@ class Rounds:
         self._metrics.update(done, dead, watch.seconds())
         self._all.update(done, len(dead), self.keys.partition)
         self._note_newest()
-        self._journal.tell(signals, dead, self._told)
+        self._journal.tell(signals, dead, changes)
         self.snapshots.bars += len(bars) + len(batch.controls) + len(batch.equity)
 
     def _now(self, entries: Sequence[Entry]) -> Now:

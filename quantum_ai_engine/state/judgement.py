@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.config import Settings
-from quantum_ai_engine.events import Bar, Change, Command, Equity, Policy, Risk
+from quantum_ai_engine.events import Bar, Change, Command, Equity, Policy, Prediction, Risk
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.risk.allotment import Allotment, allot, group_rows
 from quantum_ai_engine.risk.brain import Figures, RiskBrain, SavedBrain
 from quantum_ai_engine.risk.brain import State as RiskState
-from quantum_ai_engine.risk.policy import Aprl
+from quantum_ai_engine.risk.policy import Aprl, PolicyState
 from quantum_ai_engine.risk.portfolio import Mark, PaperPortfolio, SavedPortfolio
 from quantum_ai_engine.state.changes import Stand, believed, ruled, stood, together
 from quantum_ai_engine.state.finality import Moment
@@ -62,7 +62,6 @@ class Judgement:
     ) -> None:
         names = [one.known.id for one in judged]
         self.agents = tuple(names)
-        self.column = {name: i for i, name in enumerate(names)}
         self.ledger = PredictionLedger(
             [one.known for one in judged], horizon_bars, _closed_hours(calendars)
         )
@@ -86,7 +85,7 @@ class Judgement:
         self._base_rates = np.array([one.base_rate for one in judged])
         self._base = float(np.mean(self._base_rates)) if judged else UNINFORMED
         self._symbols: list[str] = []
-        self.rulings: deque[Ruling] = deque([self._ruling(0)])
+        self.rulings: deque[Ruling] = deque([self._ruling(0, self.policy.get())])
 
     def reserve(self, symbols: Sequence[str]) -> None:
         """Make room for the series of these symbols, in the order of their places."""
@@ -130,19 +129,20 @@ class Judgement:
             Mark(series, bar.open, bar.close, self.told.order(series, bar))
             for series, bar in moment.bars
         ]
-        failed_share = self._failed_share(moment)
+        predicted = [self.ledger.of(series, bar.close_time) for series, bar in moment.bars]
         self._learn(moment.at_ms, self.ledger.settle(moment.bars))
-        self._see(moment)
+        self._see(moment, predicted)
         self.portfolio.update(moment.at_ms, marks)
         self.policy.update(moment.at_ms, self.portfolio.equity)
+        policy, failed_share = self.policy.get(), _failed_share(predicted)
         everybody = np.ones(len(self.agents), dtype=bool)
         shares = self.trust.shares(everybody, self._barred())
-        self.brain.update(moment.at_ms, self._figures(moment.at_ms, failed_share, shares))
-        ruling = self._ruling(moment.at_ms)
+        self.brain.update(moment.at_ms, self._figures(moment.at_ms, policy, failed_share, shares))
+        ruling = self._ruling(moment.at_ms, policy)
         ruling.remember(shares)
         self.rulings.append(ruling)
         self._forget_rulings(moment, memory)
-        changes = list(ruled(before, ruling, self.policy.get(), moment.at_ms))
+        changes = list(ruled(before, ruling, policy, moment.at_ms))
         changes += believed(before, ruling, self._symbols, self.quality, moment.at_ms)
         if self._stands != stands:
             names = [name for name, _ in self.agents]
@@ -192,16 +192,6 @@ class Judgement:
             streams=self._streams,
         )
 
-    def _failed_share(self, moment: Moment) -> float | None:
-        """Of the answers that agents owed for the bars of a moment, how many failed."""
-        failed = asked = 0
-        for series, bar in moment.bars:
-            prediction = self.ledger.of(series, bar.close_time)
-            if prediction is not None:
-                failed += prediction.failed
-                asked += prediction.failed + len(prediction.votes)
-        return failed / asked if asked else None
-
     def _learn(self, at_ms: int, settled: Settled) -> None:
         """Let outcomes move scores, trust and standings."""
         if not len(settled):
@@ -221,21 +211,19 @@ class Judgement:
                 base_rate = float(self._base_rates[column])
                 standing.update(at_ms, slot, given[these, column], rose[these], base_rate)
 
-    def _see(self, moment: Moment) -> None:
+    def _see(self, moment: Moment, predicted: Sequence[Prediction | None]) -> None:
         """Let final bars move what is known of the feeds and of their volatility."""
         series = np.array([series for series, _ in moment.bars], dtype=np.int64)
         bars = np.array([bar.ohlcv for _, bar in moment.bars])
-        self.quality.update(series, bars, self._clamped(moment))
+        # Which share of each row lay beyond training; None, where nobody knows, becomes NaN.
+        clamped = [one.clamped if one is not None else None for one in predicted]
+        self.quality.update(series, bars, np.array(clamped, dtype=np.float64))
         self.volatility.update(series, moment.bars)
 
-    def _clamped(self, moment: Moment) -> Floats:
-        """Which share of the rows of final bars lay beyond training; NaN where nobody knows."""
-        predicted = (self.ledger.of(series, bar.close_time) for series, bar in moment.bars)
-        shares = [one.clamped if one is not None else None for one in predicted]
-        return np.array(shares, dtype=np.float64)  # None becomes NaN
-
-    def _figures(self, at_ms: int, failed_share: float | None, shares: Shares) -> Figures:
-        policy, reported, heard_ms = self.policy.get(), self._reported, self.policy.heard_ms
+    def _figures(
+        self, at_ms: int, policy: PolicyState, failed_share: float | None, shares: Shares
+    ) -> Figures:
+        reported, heard_ms = self._reported, self.policy.heard_ms
         squares = math.fsum(share * share for share in shares.trust.tolist())
         harder = [one.is_harder for one in self.standings if one is not None]
         has_outcomes = self.ledger.settled > 0
@@ -271,24 +259,23 @@ class Judgement:
     def _barred(self) -> NDArray[np.bool_]:
         return np.array([state is State.QUARANTINED for state in self.states], dtype=bool)
 
-    def _ruling(self, at_ms: int) -> Ruling:
+    def _ruling(self, at_ms: int, policy: PolicyState) -> Ruling:
         """What follows from everything as it is now."""
-        policy, risk = self.policy.get(), self.brain.get()
+        risk = self.brain.get()
         return Ruling(
             at_ms,
             self.trust.frozen(),
             self._barred(),
             Policy(policy.mode.value, policy.exposure_cap, policy.leverage, policy.source.value),
             Risk(risk.state.value, risk.breakers, risk.reasons),
-            self._allotment(at_ms),
+            self._allotment(at_ms, policy.leverage),
             self.volatility.annualised(),
             self.quality.quarantined,
         )
 
-    def _allotment(self, at_ms: int) -> Allotment:
+    def _allotment(self, at_ms: int, leverage: float) -> Allotment:
         """Room for each series that has had a final bar; none for the others."""
-        known, leverage = self.volatility.known, self.policy.get().leverage
-        risk = self._settings.risk
+        known, risk = self.volatility.known, self._settings.risk
         risk = msgspec.structs.replace(risk, gross_cap=min(risk.gross_cap, leverage))
         is_late = self.volatility.is_late(at_ms, self._patience)
         wanted = np.where(is_late, 0.0, self.told.wanted())
@@ -383,7 +370,9 @@ class Judgement:
         rulings = [self._ruling_of(one) for one in saved]
         is_whole = all(len(one.volatility) == len(self._symbols) for one in rulings)
         newest = saved[-1].at_ms if saved else 0
-        self.rulings = deque(rulings if rulings and is_whole else [self._ruling(newest)])
+        self.rulings = deque(
+            rulings if rulings and is_whole else [self._ruling(newest, self.policy.get())]
+        )
 
     def liquidate(self) -> None:
         """Turn the paper portfolio into cash, at its equity."""
@@ -412,6 +401,14 @@ class Judgement:
         at_ms, equity, cash, pnl_frac = totals
         parts = units.astype("<f8").tobytes(), prices.astype("<f8").tobytes()
         self.portfolio.restore(SavedPortfolio(at_ms, equity, cash, pnl_frac, *parts))
+
+
+def _failed_share(predicted: Sequence[Prediction | None]) -> float | None:
+    """Of the answers that agents owed for some bars, how many failed."""
+    known = [one for one in predicted if one is not None]
+    failed = sum(one.failed for one in known)
+    asked = failed + sum(len(one.votes) for one in known)
+    return failed / asked if asked else None
 
 
 def _closed_hours(calendars: Calendars) -> Callable[[Bar, int], bool]:

@@ -290,7 +290,7 @@ def test_a_restart_keeps_a_quarantine() -> None:
     fresh = twin_of(engine, other, AGAINST)
     fresh.state.restore(engine.state.snapshot())
     assert fresh.state.judgement.states[0] is State.WARMUP
-    column = fresh.state.judgement.column["against", AGAINST.bundle]
+    column = fresh.state.judgement.agents.index(("against", AGAINST.bundle))
     before = engine.state.judgement.trust.rounds[column]
     assert fresh.state.judgement.trust.rounds.tolist()[:2] == [0, before]
     assert np.isfinite(fresh.state.judgement.trust.weights).all()
