@@ -20,6 +20,7 @@ INTERVAL_MS = {name: int(name[:-1]) * INTERVAL_UNITS_MS[name[-1]] for name in IN
 LOWEST_PRICE, HIGHEST_PRICE = 1e-15, 1e15
 LOWEST_VOLUME, HIGHEST_VOLUME = 1e-15, 1e21  # or 0
 LAST_TIME_MS = 7_258_118_399_999  # the end of the year 2199
+LAST_REVISION = 2**53  # a whole number of this size is still exact as a float
 
 
 class Reason(StrEnum):
@@ -75,9 +76,10 @@ class Refused(ValueError):  # noqa: N818 (what happened, as the glossary has it)
         self.detail = detail
 
 
-class Bar(msgspec.Struct, frozen=True):
+class Bar(msgspec.Struct, frozen=True, omit_defaults=True):
     """One closed OHLCV interval of one symbol.
 
+    Of several versions of it the one with the highest `revision` holds, of equal ones the last.
     Raises `Refused` at birth when it is not a bar that could have happened.
 
     >>> bar = Bar("BTCUSDT", "1m", 60_000, 100.0, 102.0, 99.0, 101.0, 5.0)
@@ -96,6 +98,7 @@ class Bar(msgspec.Struct, frozen=True):
     low: float
     close: float
     volume: float
+    revision: int = 0
 
     def __post_init__(self) -> None:
         low, high = self.low, self.high
@@ -123,11 +126,8 @@ class Bar(msgspec.Struct, frozen=True):
                 Reason.MISALIGNED_TIME,
                 f"open_time {self.open_time} is not a multiple of {self.interval} in ms since 1970",
             )
-        if not SYMBOL.fullmatch(self.symbol):
-            raise Refused(
-                Reason.BAD_SYMBOL,
-                f"symbol {self.symbol!r} is not 1 to 64 letters, digits or ._:/-",
-            )
+        if not SYMBOL.fullmatch(self.symbol) or not 0 <= self.revision <= LAST_REVISION:
+            raise _refused_name(self)
 
     @property
     def ohlcv(self) -> tuple[float, float, float, float, float]:
@@ -140,6 +140,15 @@ class Bar(msgspec.Struct, frozen=True):
     @property
     def close_time(self) -> int:
         return self.open_time + INTERVAL_MS[self.interval]
+
+
+def _refused_name(bar: Bar) -> Refused:
+    if SYMBOL.fullmatch(bar.symbol):
+        detail = f"revision {bar.revision} is not from 0 to {LAST_REVISION}"
+        return Refused(Reason.BAD_VALUE, detail)
+    return Refused(
+        Reason.BAD_SYMBOL, f"symbol {bar.symbol!r} is not 1 to 64 letters, digits or ._:/-"
+    )
 
 
 def _refused_non_finite(bar: Bar) -> Refused:

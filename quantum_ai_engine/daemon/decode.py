@@ -8,7 +8,7 @@ import msgspec
 from quantum_ai_engine.events import Bar, Command, Equity, Reason, Refused
 
 FIELDS = msgspec.structs.fields(Bar)
-REQUIRED = tuple(field.name for field in FIELDS)
+REQUIRED = tuple(field.name for field in FIELDS if field.required)
 OPTIONAL = ("environment", "is_closed", "revision")
 _NAMES = {name.encode(): name for name in (*REQUIRED, *OPTIONAL, "time", "equity")}
 _UNPACK: dict[bytes, Callable[[bytes], Any]] = {
@@ -65,6 +65,7 @@ def decode(entry: Mapping[bytes, bytes], environment: str, latest_close: int) ->
         wire.low,
         wire.close,
         wire.volume,
+        wire.revision,
     )
     if bar.close_time > latest_close:
         raise Refused(

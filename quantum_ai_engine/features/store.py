@@ -19,11 +19,12 @@ LOOKBACK = max(feature_set.window for feature_set in SETS.values())
 DEPTH = 64  # bars of one series that may be stepped before the windows of the first are read
 # A checkpoint is at least so many bars back: they fill every ring again.
 KEPT = LOOKBACK + DEPTH
-RECENT_WIDTH, FILLED = kernel.BAR_WIDTH + 1, kernel.BAR_WIDTH
-SNAPSHOT_VERSION = 3
+RECENT_WIDTH, VERSION = kernel.BAR_WIDTH + 1, kernel.BAR_WIDTH
+FILLED = -1.0  # the version of a bar that stands for a missing one; of others their revision
+SNAPSHOT_VERSION = 4
 # Of bars: those kept, those until the checkpoint moves, those of a burst, one that comes late.
 _ROOM = KEPT + 2 * DEPTH + 1
-_SAVED = [0, 1, 2, 3, 4, 5, FILLED]  # of a recent bar: prices, volume, when it opened, if filled
+_SAVED = [0, 1, 2, 3, 4, 5, VERSION]  # of a recent bar: prices, volume, when it opened, version
 _LAYOUT = f"{sys.byteorder} {LOOKBACK} {DEPTH} {len(_SAVED)} {kernel.PACKED_WIDTH}"
 _RESTORED_AT_ONCE = 10_000  # bars
 
@@ -143,18 +144,18 @@ class FeatureStore:
         self,
         series: NDArray[np.int64],
         bars: NDArray[np.float64],
-        filled: NDArray[np.bool_] | None = None,
+        versions: NDArray[np.float64] | None = None,
     ) -> Rows:
         """Advance `series[i]` by bar i of `bars` [n, BAR_WIDTH], in order.
 
-        A series may come repeatedly. `filled` marks bars that stand for missing ones.
+        A series may come repeatedly. `versions` are revisions, or `FILLED`; 0 without.
         """
         n = len(bars)
-        marks = np.zeros(n) if filled is None else filled.astype(np.float64)
+        versions = np.zeros(n) if versions is None else versions
         if n > DEPTH and np.bincount(series).max() > DEPTH:
             parts = [slice(i, i + DEPTH) for i in range(0, n, DEPTH)]
-            return Rows.joined([self._step(series[p], bars[p], marks[p]) for p in parts])
-        return self._step(series, bars, marks)
+            return Rows.joined([self._step(series[p], bars[p], versions[p]) for p in parts])
+        return self._step(series, bars, versions)
 
     def rewrite(self, series: int, recent: NDArray[np.float64]) -> Rows:
         """Let other bars have come since the checkpoint: [m, RECENT_WIDTH], as `recent` has them.
@@ -163,13 +164,13 @@ class FeatureStore:
         """
         self._states[series] = self._checkpoints[series]
         bars = np.ascontiguousarray(recent[:, : kernel.BAR_WIDTH])
-        return self.step(np.full(len(bars), series), bars, recent[:, FILLED] == 1.0)
+        return self.step(np.full(len(bars), series), bars, recent[:, VERSION])
 
     def recent(self, series: int) -> NDArray[np.float64]:
         """The bars since the checkpoint [m, RECENT_WIDTH], oldest first: a view.
 
-        `KEPT` or more, or all there were. A row is the bar as the kernel reads it, and whether it
-        was filled.
+        `KEPT` or more, or all there were. A row is the bar as the kernel reads it, and its
+        version.
         """
         return self._recent[series, : self.count(series) - self._base[series]]
 
@@ -237,8 +238,8 @@ class FeatureStore:
             rings[at] = np.nan
         for some in _runs(held):
             owners = np.repeat(at[some], held[some])
-            marks = np.concatenate([part[:, -1] for part in each[some]])
-            self._step(owners, np.concatenate(bars[some]), marks)
+            versions = np.concatenate([part[:, -1] for part in each[some]])
+            self._step(owners, np.concatenate(bars[some]), versions)
 
     def digest(self, series: Sequence[int]) -> bytes:
         """A hash of what these series are; their rows follow from that, bit for bit."""
@@ -252,7 +253,7 @@ class FeatureStore:
         return hashed.digest()
 
     def _step(
-        self, series: NDArray[np.int64], bars: NDArray[np.float64], marks: NDArray[np.float64]
+        self, series: NDArray[np.int64], bars: NDArray[np.float64], versions: NDArray[np.float64]
     ) -> Rows:
         """Advance at most DEPTH bars of a series beyond what was there, or since its checkpoint."""
         n = len(bars)
@@ -263,7 +264,7 @@ class FeatureStore:
             kernel.push(rings, series, counts, values, self._indices[columns])
         held = counts - self._base[series]
         self._recent[series, held - 1, : kernel.BAR_WIDTH] = bars
-        self._recent[series, held - 1, FILLED] = marks
+        self._recent[series, held - 1, VERSION] = versions
         if (full := held >= KEPT + DEPTH).any():
             for i in np.unique(series[full]):
                 self._advance(int(i))

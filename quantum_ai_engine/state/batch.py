@@ -81,17 +81,17 @@ class Pending:
     bars: list[Bar] = field(default_factory=list)
     series: list[int] = field(default_factory=list)
     whole: list[int] = field(default_factory=list)
-    marks: list[bool] = field(default_factory=list)
+    versions: list[float] = field(default_factory=list)
     newest_close: list[int] = field(default_factory=list)
     count: Counter[int] = field(default_factory=Counter)
     moments: list[tuple[int, Moment]] = field(default_factory=list)
 
-    def add(self, bar: Bar, series: int, whole: int, newest_close: int, *, filled: bool) -> None:
+    def add(self, bar: Bar, series: int, whole: int, newest_close: int, version: float) -> None:
         """Put a bar behind the others."""
         self.bars.append(bar)
         self.series.append(series)
         self.whole.append(whole)
-        self.marks.append(filled)
+        self.versions.append(version)
         self.newest_close.append(newest_close)
         self.count[series] += 1
 

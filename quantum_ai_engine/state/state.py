@@ -19,7 +19,14 @@ from quantum_ai_engine.events import INTERVAL_MS, Bar, Change, Command, Reason, 
 from quantum_ai_engine.features.order import Arrival, Place, bar_of, place_of, whole_runs
 from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.features.store import DEPTH, FILLED, LOOKBACK, FeatureStore, SnapshotError
+from quantum_ai_engine.features.store import (
+    DEPTH,
+    FILLED,
+    LOOKBACK,
+    VERSION,
+    FeatureStore,
+    SnapshotError,
+)
 from quantum_ai_engine.risk.positions import Positions
 from quantum_ai_engine.state.batch import Due, Part, Pending, Series, Taken
 from quantum_ai_engine.state.finality import Finality, Moment
@@ -258,14 +265,14 @@ class EngineState:
             taken.filled += len(fills)
             for fill in fills:
                 one.whole = min(one.whole + 1, LOOKBACK)
-                pending.add(fill, series, one.whole, self.newest_close, filled=True)
+                pending.add(fill, series, one.whole, self.newest_close, FILLED)
             if not fills:
                 one.whole = 0
         one.newest, one.whole = bar, min(one.whole + 1, LOOKBACK)
         for moment in self._finality.advance(bar.close_time):
             pending.moments.append((len(pending.bars), moment))
         self._arrived(series, bar, taken)
-        pending.add(bar, series, one.whole, self.newest_close, filled=False)
+        pending.add(bar, series, one.whole, self.newest_close, bar.revision)
 
     def _arrived(self, series: int, bar: Bar, taken: Taken) -> None:
         self._finality.update(series, bar)
@@ -287,7 +294,7 @@ class EngineState:
     def _stepped(self, pending: Pending, *, is_last: bool) -> Part:
         series = np.array(pending.series, dtype=np.int64)
         bars = np.array([self._calendars.row(bar) for bar in pending.bars])
-        rows = self.features.step(series, bars, np.array(pending.marks))
+        rows = self.features.step(series, bars, np.array(pending.versions, dtype=np.float64))
         counts = rows.counts.tolist()
         due: list[Due] = []
         moments: list[tuple[int, Moment]] = []
@@ -296,7 +303,7 @@ class EngineState:
             while waiting and waiting[0][0] <= i:
                 moments.append((len(due), waiting.popleft()[1]))
             at, count = pending.series[i], counts[i]
-            if pending.marks[i]:
+            if pending.versions[i] == FILLED:
                 self._series[at].filled_at = count
                 continue
             filled = self._filled(at, count)
@@ -313,13 +320,13 @@ class EngineState:
             return 0
         recent = self.features.recent(series)
         end = len(recent) - (self.features.count(series) - count)
-        return int(recent[max(0, end - self._longest_window) : end, FILLED].sum())
+        return int((recent[max(0, end - self._longest_window) : end, VERSION] == FILLED).sum())
 
     def _place(self, series: int, bar: Bar) -> Place:
         """Where a bar belongs that is not new. Raises `Refused` when it is too late for it."""
         recent = self.features.recent(series)
         place = place_of(recent, bar)
-        newer = int((recent[place.at + place.takes_place :, FILLED] == 0.0).sum())
+        newer = int((recent[place.at + place.takes_place :, VERSION] != FILLED).sum())
         limit = self._ingest.late_bars
         if place.arrival is Arrival.REVISION and newer > limit:
             raise Refused(
@@ -355,7 +362,7 @@ class EngineState:
         first = len(changed) - self._looked_at_again
         due = []
         for i in range(max(at, first), len(changed)):
-            if not changed[i, FILLED]:
+            if changed[i, VERSION] != FILLED:
                 count = int(rows.counts[i])
                 due.append(
                     Due(
@@ -373,7 +380,7 @@ class EngineState:
 
     def _changed(self, series: int, bar: Bar, place: Place) -> _Row:
         """The recent bars as they are with a bar in its place. Raises `Refused`."""
-        recent, row = self.features.recent(series), (*self._calendars.row(bar), 0.0)
+        recent, row = self.features.recent(series), (*self._calendars.row(bar), bar.revision)
         if place.takes_place:
             changed = recent.copy()
             changed[place.at] = row
@@ -395,11 +402,11 @@ class EngineState:
         # If the first was filled in itself, what comes after it has the same values as before.
         rows: list[_Row] = [recent[0]]
         before = bar_of(bar.symbol, bar.interval, recent[0])
-        for row in recent[1:][recent[1:, FILLED] == 0.0]:
+        for row in recent[1:][recent[1:, VERSION] != FILLED]:
             one = bar_of(bar.symbol, bar.interval, row)
             if missing := self._missing(before, one):
                 fills = self._fills(before, one, missing)
-                rows += [np.array((*self._calendars.row(fill), 1.0)) for fill in fills]
+                rows += [np.array((*self._calendars.row(fill), FILLED)) for fill in fills]
             rows.append(row)
             before = one
         return np.array(rows)
@@ -412,7 +419,7 @@ class EngineState:
         whole = np.minimum(whole_runs(holes), LOOKBACK)
         one.newest = bar_of(one.symbol, one.interval, recent[-1])
         one.whole = int(whole[-1])
-        filled = np.flatnonzero(recent[:, FILLED])
+        filled = np.flatnonzero(recent[:, VERSION] == FILLED)
         count = self.features.count(series)
         one.filled_at = count - len(recent) + 1 + int(filled[-1]) if len(filled) else None
         return whole
@@ -427,7 +434,7 @@ class EngineState:
                 bar = bar_of(one.symbol, one.interval, row)
                 if self._finality.is_final(bar):
                     break
-                if not row[FILLED]:
+                if row[VERSION] != FILLED:
                     self._finality.update(series, bar)
 
     def _restore(self, body: Body) -> None:

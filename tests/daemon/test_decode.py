@@ -70,7 +70,16 @@ def test_optional_fields_may_be_there(form: Form) -> None:
 
 
 def test_our_own_encoder_is_understood() -> None:
-    assert decode({b"b": encode_bar(BAR)}, "live", LATEST) == BAR
+    for bar in (BAR, msgspec.structs.replace(BAR, revision=7)):
+        assert decode({b"b": encode_bar(bar)}, "live", LATEST) == bar
+
+
+@FORMS
+def test_a_revision_is_part_of_the_bar(form: Form) -> None:
+    """L53: which version of a bar holds is decided by its number."""
+    assert decode(form(values(revision=3)), "live", LATEST).revision == 3
+    with pytest.raises(Refused, match="revision -1"):
+        decode(form(values(revision=-1)), "live", LATEST)
 
 
 @FORMS

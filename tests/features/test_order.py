@@ -10,20 +10,20 @@ from quantum_ai_engine.config import Venue
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.features.order import Arrival, place_of, whole_runs
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.features.store import RECENT_WIDTH
+from quantum_ai_engine.features.store import FILLED, RECENT_WIDTH
 
 MINUTE = 60_000
 CALENDARS = Calendars({})
 VALUES = (5.0, 9.0, 1.0, 6.0, 7.0)
 
 
-def bar_at(minute: int, *values: float) -> Bar:
-    return Bar("BTCUSDT", "1m", minute * MINUTE, *(values or VALUES))
+def bar_at(minute: int, *values: float, revision: int = 0) -> Bar:
+    return Bar("BTCUSDT", "1m", minute * MINUTE, *(values or VALUES), revision)
 
 
-def recent(*minutes: int, filled: tuple[int, ...] = ()) -> NDArray[np.float64]:
+def recent(*minutes: int, filled: tuple[int, ...] = (), revision: int = 0) -> NDArray[np.float64]:
     """Bars of these minutes, some of them filled in, as the store has them."""
-    rows = [(*CALENDARS.row(bar_at(m)), float(m in filled)) for m in minutes]
+    rows = [(*CALENDARS.row(bar_at(m)), FILLED if m in filled else revision) for m in minutes]
     return np.array(rows).reshape(-1, RECENT_WIDTH)
 
 
@@ -46,6 +46,22 @@ def test_other_values_at_a_known_time_are_a_revision(at: int) -> None:
     values = list(VALUES)
     values[at] += 0.25 if at != 1 else 1.0
     assert place_of(recent(2, 3, 4), bar_at(3, *values)) == (Arrival.REVISION, 1, True)
+
+
+@pytest.mark.parametrize(
+    ("revision", "arrival"),
+    [(0, Arrival.DUPLICATE), (1, Arrival.DUPLICATE), (2, Arrival.REVISION), (3, Arrival.REVISION)],
+)
+def test_the_highest_revision_holds(revision: int, arrival: Arrival) -> None:
+    """L53: an earlier version that comes after a later one changes nothing."""
+    other = bar_at(3, 5.0, 9.0, 1.0, 6.5, 7.0, revision=revision)
+    assert place_of(recent(2, 3, 4, revision=2), other) == (arrival, 1, True)
+
+
+def test_a_later_revision_of_the_same_values_is_remembered() -> None:
+    """L53: else one between the two, with other values, would take its place."""
+    known, later = recent(2, 3, 4, revision=1), bar_at(3, revision=2)
+    assert place_of(known, later) == (Arrival.REVISION, 1, True)
 
 
 def test_a_bar_between_known_ones_is_late() -> None:

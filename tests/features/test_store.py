@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.columns import AT
 from quantum_ai_engine.features.schema import SETS, FeatureSet
-from quantum_ai_engine.features.store import DEPTH, FILLED, KEPT, LOOKBACK, FeatureStore
+from quantum_ai_engine.features.store import DEPTH, FILLED, KEPT, LOOKBACK, VERSION, FeatureStore
 
 from .bars import HOUR, Floats, kernel_bars, walk
 
@@ -250,7 +250,7 @@ def test_recent_bars_are_kept_since_a_checkpoint(count: int) -> None:
     store = fed(count)
     held = len(store.recent(0))
     assert held == (count if count < KEPT + DEPTH else KEPT + count % DEPTH)
-    assert same(store.recent(0)[:, :FILLED], HISTORIES[0][count - held : count])
+    assert same(store.recent(0)[:, :VERSION], HISTORIES[0][count - held : count])
     single = FeatureStore(ALL_SETS, capacity=1)
     for bar in HISTORIES[0][:count]:
         single.step(one(0), bar[np.newaxis])
@@ -259,14 +259,14 @@ def test_recent_bars_are_kept_since_a_checkpoint(count: int) -> None:
 
 def test_what_is_filled_in_is_marked() -> None:
     """L16: the mark goes with the bar, also when the checkpoint moves, and changes no feature."""
-    marks = np.random.default_rng(5).random(HISTORY) < 0.3
+    marks = np.where(np.random.default_rng(5).random(HISTORY) < 0.3, FILLED, 0.0)
     store, plain = FeatureStore(ALL_SETS), FeatureStore(ALL_SETS)
     rows = store.step(np.zeros(HISTORY, dtype=np.int64), HISTORIES[0], marks)
     assert same(rows.values, plain.step(np.zeros(HISTORY, dtype=np.int64), HISTORIES[0]).values)
     recent = store.recent(0)
-    assert recent[:, FILLED].tolist() == marks[-len(recent) :].tolist()
+    assert recent[:, VERSION].tolist() == marks[-len(recent) :].tolist()
     assert store.digest([0]) != plain.digest([0])
-    assert same(recent[:, :FILLED], plain.recent(0)[:, :FILLED])
+    assert same(recent[:, :VERSION], plain.recent(0)[:, :VERSION])
 
 
 @settings(deadline=None, max_examples=40)
@@ -314,7 +314,7 @@ def test_many_more_bars_may_have_come_in_between() -> None:
     """L16: what is filled in around a late bar may be more than one step holds."""
     store, straight = fed(KEPT + DEPTH - 1), FeatureStore(ALL_SETS)
     more = kernel_bars(walk(KEPT + DEPTH - 1 + 2 * DEPTH + 1, 9), HOUR)
-    marks = np.arange(len(more)) % 3 == 1
+    marks = np.where(np.arange(len(more)) % 3 == 1, FILLED, 0.0)
     rows = store.rewrite(0, np.column_stack([more, marks]))
     straight.step(np.zeros(len(more), dtype=np.int64), more, marks)
     assert store.digest([0]) == straight.digest([0])

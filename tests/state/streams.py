@@ -234,7 +234,8 @@ def batched(bars: Sequence[Bar], sizes: Sequence[int]) -> list[list[Bar]]:
 class Comes(NamedTuple):
     """How a bar comes: after how many later ones, first and with its true values, and how often.
 
-    `wrong` is what is wrong with it at first, if anything; a calm bar is like a filled one.
+    `wrong` is what is wrong with its first version, if anything; a calm bar is like a filled one.
+    Where versions are `numbered` the wrong one may come last.
     """
 
     first: int = 0
@@ -242,13 +243,21 @@ class Comes(NamedTuple):
     copies: int = 1
     wrong: str = ""
     is_calm: bool = False
+    numbered: bool = False
 
 
 _delays = st.integers(0, LATE)
 # Half of them in time; None never come.
 _comings = st.one_of(
     st.sampled_from([Comes(), Comes(), Comes(copies=2), Comes(is_calm=True), None]),
-    st.builds(Comes, _delays, _delays, st.integers(1, 2), st.sampled_from(["", *WRONG])),
+    st.builds(
+        Comes,
+        _delays,
+        _delays,
+        st.integers(1, 2),
+        st.sampled_from(["", *WRONG]),
+        numbered=st.booleans(),
+    ),
 )
 # Just before the boundaries of windows, of rings and of checkpoints; a window of 32 is whole at 61.
 _starts = st.sampled_from([0, 1, 20, 50, 100, 120, 145, 180, 240, 250, 300, 310])
@@ -289,9 +298,14 @@ def _told(
     before = bar_at(max(0, start - 1), symbol)
     for i, (minute, comes) in enumerate(present):
         bar = flat_at(minute, before) if comes.is_calm else bar_at(minute, symbol)
-        first, truly = sorted((comes.first, comes.truly))
+        first, truly = comes.first, comes.truly
         if comes.wrong:
-            told.append((_after(present, i, first, most), WRONG[comes.wrong](bar, before)))
+            wrong = WRONG[comes.wrong](bar, before)
+            if comes.numbered:
+                bar = msgspec.structs.replace(bar, revision=1 + minute % 2)
+            else:
+                first, truly = sorted((first, truly))
+            told.append((_after(present, i, first, most), wrong))
         told += [(_after(present, i, truly + 2 * copy, most), bar) for copy in range(comes.copies)]
         true.append((minute, bar))
         before = bar

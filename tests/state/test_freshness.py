@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quantum_ai_engine.config import IngestSettings
 from quantum_ai_engine.engine import Now
 from quantum_ai_engine.events import Bar, Reason
-from quantum_ai_engine.features.store import FILLED
+from quantum_ai_engine.features.store import FILLED, VERSION
 
 from .streams import (
     LATE,
@@ -75,7 +75,7 @@ def test_no_late_bar_is_too_late_to_be_taken(
     process_all(engine, batched([bar for i, bar in enumerate(path) if i not in lost], [50]))
     for i in lost:
         first = engine.state.features.recent(0)[0]
-        is_known = path[i].open_time > first[5] - 1.0 + (first[FILLED] == 0.0)
+        is_known = path[i].open_time > first[5] - 1.0 + (first[VERSION] != FILLED)
         now = random.choice([Now(), Now(0), Now(path[-1].close_time)])
         assert process(engine, [path[i]], now).late == is_known
 

@@ -11,7 +11,7 @@ import pytest
 from quantum_ai_engine.config import IngestSettings, Venue
 from quantum_ai_engine.engine import Engine, Round
 from quantum_ai_engine.events import Abstained, Bar, Reason, Signal
-from quantum_ai_engine.features.store import DEPTH, FILLED, KEPT
+from quantum_ai_engine.features.store import DEPTH, FILLED, KEPT, VERSION
 from quantum_ai_engine.state.state import FILLED_MOST
 
 from .streams import (
@@ -65,7 +65,7 @@ def abstained(signals: Sequence[Signal]) -> list[dict[str, Abstained]]:
 
 
 def filled_rows(engine: Engine) -> int:
-    return int(engine.state.features.recent(0)[:, FILLED].sum())
+    return int((engine.state.features.recent(0)[:, VERSION] == FILLED).sum())
 
 
 def taken(engine: Engine, bars: Sequence[Bar]) -> Round:
@@ -253,7 +253,7 @@ def test_a_late_bar_behind_filled_ones_and_the_checkpoint_is_refused() -> None:
     process_all(engine, [bars_at(real)])
     recent = engine.state.features.recent(0)
     first = int(recent[0, 5]) // 60_000
-    assert (len(recent), int((recent[:, FILLED] == 0.0).sum())) == (KEPT, 3)
+    assert (len(recent), int((recent[:, VERSION] != FILLED).sum())) == (KEPT, 3)
     digest = engine.state.digest()
     done = process(engine, [bar_at(188), bar_at(first - 1)])
     assert [one.reason for _, one in done.refused] == [Reason.LATE] * 2
@@ -310,7 +310,7 @@ def test_only_what_a_session_lacks_is_filled_in(lost_before: int, lost_after: in
         done = taken(engine, fives(FRIDAY + days * 288 + lost_after, 10))
         assert done.filled == lost_before + lost_after
         times = engine.state.features.recent(0)[:, 5].astype(np.int64)
-        filled = engine.state.features.recent(0)[:, FILLED] == 1.0
+        filled = engine.state.features.recent(0)[:, VERSION] == FILLED
         expected = [
             *range(FRIDAY + SESSION - lost_before, FRIDAY + SESSION),
             *range(FRIDAY + days * 288, FRIDAY + days * 288 + lost_after),
