@@ -157,7 +157,7 @@ def test_another_store_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     changes: list[tuple[str, object, str]] = [
         ("KERNEL_HASH", "0123456789abcdef", "0123456789abcdef"),
         ("_LAYOUT", "big 1 2 3", "big 1 2 3"),
-        ("SNAPSHOT_VERSION", 4, "version 3 is not 4"),
+        ("SNAPSHOT_VERSION", 5, "version 4 is not 5"),
     ]
     for name, value, match in changes:
         with monkeypatch.context() as patch:
