@@ -49,6 +49,7 @@ from quantum_ai_engine.state.judgement import Judgement
 from quantum_ai_engine.state.record import Record
 from quantum_ai_engine.state.ruling import Ruling
 from quantum_ai_engine.state.state import EngineState
+from quantum_ai_engine.supervisor.shift import Come, Comparison, Shifts, Watched
 
 # What stands in a forecast's place when nobody with trust voted.
 Unheard: TypeAlias = list[Abstention]
@@ -73,12 +74,14 @@ class Round(Taken):
     Of the processed bars each has a signal, or is counted under `silent` with the reason why
     nothing was published for it; `again` signals of bars after a late one come on top. `unheard`
     holds the abstentions of bars for which no agent voted. `records` are what a restart has to know
-    of the decisions, `changes` those of modes, states and standings.
+    of the decisions, `changes` those of modes, states and standings. `shifts` are comparisons of
+    agents' features with their training that turned: they inform, and nothing hangs on them.
     """
 
     signals: list[Signal] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    shifts: list[tuple[str, Comparison]] = field(default_factory=list)
     again: int = 0
     silent: Counter[str] = field(default_factory=Counter)
     unheard: list[Abstention] = field(default_factory=list)
@@ -148,6 +151,12 @@ class Engine:
         judged = [judged_of(agent) for agent in agents]
         judgement = Judgement(judged, horizon_bars, self._all, self._calendars)
         self.state = EngineState(sets, self._calendars, self._settings, self._ingest, judgement)
+        # No part of the state: what was counted is lost with it, and changes nothing.
+        self.shifts = Shifts(
+            Watched(agent.name, agent.interval, agent.feature_set, agent.past.reference)
+            for agent in agents
+            if agent.past.reference is not None
+        )
 
     def learn(self, bars: Sequence[Bar], records: Sequence[Record] = ()) -> None:
         """Take bars into the state, with what was decided on them, and nothing else.
@@ -189,11 +198,14 @@ class Engine:
         with stage("features"):
             steps, windows = self._steps(bars, now, done)
         with stage("predict"):
-            due = [step.due for step in steps if isinstance(step, _Look)]
+            looks = [step for step in steps if isinstance(step, _Look)]
+            due = [look.due for look in looks]
             questions = [Question(one.bar.interval, one.seen, one.whole) for one in due]
             answers = await ask(self._predictor, questions, windows)
-            ballots = zip(answers, self._clamped(due), strict=True)
+            rows = np.array([one.row for one in due])
+            ballots = zip(answers, self._clamped(rows), strict=True)
         with stage("decide"):
+            done.shifts += self.shifts.update(rows, [self._come(look) for look in looks])
             for i, step in enumerate(steps, start=1):
                 if isinstance(step, Moment):
                     done.changes += self.state.settle(step)
@@ -350,11 +362,17 @@ class Engine:
         )
         return votes, shares.base
 
-    def _clamped(self, due: Sequence[Due]) -> list[float | None]:
-        """Of each bar's row, which share lies beyond what an agent was trained on, at most."""
-        if not self._ranges or not due:
-            return [None] * len(due)
-        rows = np.array([one.row for one in due])
+    def _come(self, look: _Look) -> Come:
+        """What those who compare features need to know of a bar; it counts once, when it comes."""
+        one, bar = look.due, look.due.bar
+        said = self.state.positions.said(one.series, bar.close_time)
+        is_first = one.is_arrival and look.before == 0 and said is None
+        return Come(bar.interval, one.seen, bar.close_time, is_first)
+
+    def _clamped(self, rows: NDArray[np.float64]) -> list[float | None]:
+        """Of each row [n, columns], which share lies beyond what an agent knows, at most."""
+        if not self._ranges or not len(rows):
+            return [None] * len(rows)
         shares = [range_.outside(rows[:, indices]) for indices, range_ in self._ranges]
         return [*np.maximum.reduce(shares).tolist()]
 

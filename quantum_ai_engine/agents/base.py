@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.manifest import HeldOut
 from quantum_ai_engine.agents.normaliser import Normaliser
+from quantum_ai_engine.features.histograms import Reference
 from quantum_ai_engine.features.schema import FeatureSet
 
 LARGEST_BATCH = 256
@@ -18,13 +19,15 @@ class Past(NamedTuple):
 
     `base_rate` is the share that rose in its train span; moves of at most `dead_zone` in |ln| were
     masked there. Without `held_out` scores nothing can be tested against them, and without a
-    `normaliser` nobody knows what range it was trained on.
+    `normaliser` nobody knows what range it was trained on, without a `reference` not how its
+    features were spread.
     """
 
     base_rate: float = 0.5
     dead_zone: float = 0.0
     held_out: HeldOut | None = None
     normaliser: Normaliser | None = None
+    reference: Reference | None = None
 
 
 class Agent(Protocol):

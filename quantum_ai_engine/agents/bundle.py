@@ -217,6 +217,7 @@ def _check_schema(bundle: Bundle) -> None:
             f"bundle {bundle.path}: the normaliser has {len(statistics)} columns, "
             f"{known.name} has {len(known.columns)}"
         )
+    _check_reference(bundle, known)
     try:
         windows, probabilities = bundle.golden()
     except ValueError as error:
@@ -224,6 +225,20 @@ def _check_schema(bundle: Bundle) -> None:
     if windows.shape != (len(probabilities), known.window, len(known.columns)):
         raise BundleError(f"bundle {bundle.path}: the golden input has shape {windows.shape}")
     _check_numbers(bundle, windows)
+
+
+def _check_reference(bundle: Bundle, known: FeatureSet) -> None:
+    """Refuse histograms of columns that the model does not read; each was checked for itself."""
+    reference = bundle.manifest.reference
+    if reference is None:
+        return
+    if others := reference.columns.keys() - set(known.columns):
+        raise BundleError(
+            f"bundle {bundle.path}: the reference has {printable(min(others))}, which is no column "
+            f"of {known.name}"
+        )
+    if not reference.columns:
+        raise BundleError(f"bundle {bundle.path}: the reference has no column")
 
 
 def _check_numbers(bundle: Bundle, windows: NDArray[np.float64]) -> None:

@@ -30,6 +30,7 @@ class BundledAgent:
             manifest.target.dead_zone,
             manifest.held_out,
             manifest.normaliser,
+            manifest.reference,
         )
         self.clamped = 0
         self.other_versions = tuple(manifest.other_versions())

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.normaliser import Normaliser
 from quantum_ai_engine.config import Venue
+from quantum_ai_engine.features.histograms import Reference
 
-BUNDLE_SCHEMA = 2
+BUNDLE_SCHEMA = 3
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Coefficient = Annotated[float, Meta(ge=-1e9, le=1e9)]
@@ -144,7 +145,8 @@ class Manifest(_Part, frozen=True):
 
     `inputs` names what a tabular model reads of a window, in order: `column` of the newest row, or
     `column@k` of the row k bars before; it is empty for models that read windows. Without a
-    `normaliser` a model reads raw rows. `venues` says of the symbols it was trained on which did
+    `normaliser` a model reads raw rows. `reference` is what live rows are compared with; None where
+    the train span was too short for it. `venues` says of the symbols it was trained on which did
     not trade 24 hours UTC.
     """
 
@@ -164,6 +166,7 @@ class Manifest(_Part, frozen=True):
     target: Target
     labels: Labels
     normaliser: Normaliser | None
+    reference: Reference | None
     spans: Spans
     venues: dict[str, Venue]
     held_out: HeldOut

@@ -35,11 +35,11 @@ from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
 from quantum_ai_engine.daemon.ownership import Entrance
 from quantum_ai_engine.daemon.rounds import Rounds, Shared
+from quantum_ai_engine.daemon.shifted import ShiftCollector
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Identity
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.state.judgement import Judgement
 
 STOP_WITHIN_S = 1.5
 INTERRUPTED = 130
@@ -88,7 +88,9 @@ class Daemon:
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
         self.rounds: dict[int, Rounds] = {}
-        self.metrics.registry.register(JudgedCollector(lambda: [*self._judgements().values()]))
+        register = self.metrics.registry.register
+        register(JudgedCollector(lambda: [e.state.judgement for e in self._engines().values()]))
+        register(ShiftCollector(lambda: [e.shifts for e in self._engines().values()]))
         self.http_address = ""
 
     async def run(self) -> None:
@@ -163,8 +165,8 @@ class Daemon:
     def _make_engine(self) -> Engine:
         return Engine(self.settings, self.pool, self._identity, self._calendars)
 
-    def _judgements(self) -> dict[int, Judgement]:
-        return {p: rounds.engine.state.judgement for p, rounds in self.rounds.items()}
+    def _engines(self) -> dict[int, Engine]:
+        return {p: rounds.engine for p, rounds in self.rounds.items()}
 
     def _home_of(self, symbol: str) -> http.Home | None:
         """Engine and status of the partition in which a symbol lives, if that is served here."""
@@ -253,7 +255,7 @@ class Daemon:
     async def _listen(self) -> web.AppRunner:
         settings = self.settings.http
         try:
-            api = http.Api(self.status, self.metrics, self._home_of, self._judgements)
+            api = http.Api(self.status, self.metrics, self._home_of, self._engines)
             return await http.serve(api, settings)
         except OSError as error:
             raise ConfigError(

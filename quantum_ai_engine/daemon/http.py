@@ -15,7 +15,6 @@ from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import INTERVAL_MS, Bar, Forecast, Refused
 from quantum_ai_engine.features.store import LOOKBACK
-from quantum_ai_engine.state.judgement import Judgement
 
 MOST_BARS = 5000
 SHUTDOWN_S = 0.3  # a request that is never finished must not hold up the stop
@@ -64,12 +63,12 @@ class Api:
         status: Status,
         metrics: Metrics,
         home_of: Callable[[str], Home | None],
-        judgements: Callable[[], Mapping[int, Judgement]],
+        engines: Callable[[], Mapping[int, Engine]],
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._home_of = home_of
-        self._judgements = judgements
+        self._engines = engines
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=BODY_BYTES, middlewares=[_sentences])
@@ -101,7 +100,12 @@ class Api:
 
     async def agents(self, _: web.Request) -> web.Response:
         """How each agent stands and what it scored, by partition; null where nothing settled."""
-        return _json([shown(p, judgement) for p, judgement in self._judgements().items()])
+        return _json(
+            [
+                shown(p, engine.state.judgement, engine.shifts.of)
+                for p, engine in self._engines().items()
+            ]
+        )
 
     async def predict(self, request: web.Request) -> web.Response:
         try:

@@ -6,6 +6,7 @@ import structlog
 
 from quantum_ai_engine.daemon.commit import DeadLetter, cut_text
 from quantum_ai_engine.events import Change, Signal, Stance
+from quantum_ai_engine.supervisor.shift import Comparison
 
 log = structlog.get_logger()
 
@@ -23,10 +24,13 @@ class Journal:
         signals: Sequence[Signal],
         dead: Sequence[DeadLetter],
         changes: Sequence[Change] = (),
+        shifts: Sequence[tuple[str, Comparison]] = (),
     ) -> None:
         """Log what a committed round changed."""
         for change in changes:
             _tell_change(change)
+        for agent, comparison in shifts:
+            _tell_shift(agent, comparison)
         for signal in signals:
             series = (signal.symbol, signal.interval)
             if self._stances.get(series, Stance.FLAT) is not signal.stance:
@@ -63,4 +67,23 @@ def _tell_change(change: Change) -> None:
         after=change.after,
         reasons="; ".join(change.reasons),
         at_ms=change.at_ms,
+    )
+
+
+def _tell_shift(agent: str, comparison: Comparison) -> None:
+    """One line when features move from their training, and one when they are back."""
+    moved = [one for one in comparison.worst if one.psi > one.threshold]
+    names = ", ".join(one.column for one in moved)
+    say = log.warning if comparison.is_shift else log.info
+    say(
+        f"Features of {agent} have moved from their training, most of all {names}"
+        if comparison.is_shift
+        else f"Features of {agent} are again as in their training",
+        event_name="feature_shift",
+        agent=agent,
+        shifted=comparison.is_shift,
+        ratio=round(comparison.ratio, 3),
+        columns=[one.column for one in moved],
+        rows=comparison.rows,
+        at_ms=comparison.at_ms,
     )

@@ -1,16 +1,18 @@
 """What is judged, as metrics and as JSON: read when it is asked for, from the state itself."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from quantum_ai_engine.daemon.shifted import shown_shift
 from quantum_ai_engine.risk.brain import State
 from quantum_ai_engine.risk.policy import Mode
 from quantum_ai_engine.state.judgement import Judgement
 from quantum_ai_engine.supervisor.scores import Score
+from quantum_ai_engine.supervisor.shift import FeatureShift
 from quantum_ai_engine.supervisor.standing import State as Standing
 
 
@@ -122,8 +124,10 @@ def _ledger(judgements: Sequence[Judgement]) -> Iterator[CounterMetricFamily]:
     yield voids
 
 
-def shown(partition: int, judgement: Judgement) -> dict[str, Any]:
-    """The judgement of a partition, for a person."""
+def shown(
+    partition: int, judgement: Judgement, shifts: Mapping[str, FeatureShift]
+) -> dict[str, Any]:
+    """The judgement of a partition, and the feature shifts of its agents, for a person."""
     now, policy = judgement.rulings[-1], judgement.policy.get()
     weights = judgement.trust.weights.tolist()
     return {
@@ -144,6 +148,7 @@ def shown(partition: int, judgement: Judgement) -> dict[str, Any]:
                 "score": judgement.scores.pooled(column),
                 "recent": judgement.scores.recent(column),
                 "calibration": judgement.scores.calibration(column),
+                "feature_shift": shown_shift(shifts.get(name)),
             }
             for column, ((name, bundle), standing, state) in enumerate(
                 zip(judgement.agents, judgement.standings, judgement.states, strict=True)

@@ -371,7 +371,7 @@ class Rounds:
         self._metrics.update(done, dead, watch.seconds())
         self._all.update(done, len(dead), self.keys.partition)
         self._note_newest()
-        self._journal.tell(signals, dead, changes)
+        self._journal.tell(signals, dead, changes, done.shifts)
         self.snapshots.bars += len(bars) + len(batch.controls) + len(batch.equity)
 
     def _now(self, entries: Sequence[Entry]) -> Now:

@@ -1,4 +1,4 @@
-"""Data quality: feeds that are not to be believed, and features that have moved from training.
+"""Data quality: feeds that are not to be believed.
 
 An alarm of the data puts the feed of a symbol into quarantine, never a model: an agent that is fed
 nonsense has not become worse.
@@ -18,10 +18,8 @@ _CLOSE, _VOLUME = 3, 4
 MOVE_BARS = 64  # that the recent move of a series remembers
 WARM_BARS = 32  # before a jump can be judged by it
 POWER_TOLERANCE = 0.1  # in ln: a price that jumps by 10 moves by itself, too
-BOOTSTRAPS = 2000
 
 Vector = NDArray[np.float64]
-Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Places = NDArray[np.int64]
 
@@ -161,56 +159,6 @@ class Quality:
             raise ValueError("a price is not positive, or a value of a bar is not finite")
         if not (np.isnan(clamped_frac) | ((clamped_frac >= 0.0) & (clamped_frac <= 1.0))).all():
             raise ValueError("a share of clamped values is outside 0 to 1")
-
-
-def psi(reference: Counts, live: Counts) -> float:
-    """The population stability index of two histograms with the same bins.
-
-    Σ (a − b) · ln(a / b) over the shares of the bins, each count raised by ½ so that an empty bin
-    is no infinity. 0 for equal shapes. Source: Siddiqi 2006, Credit Risk Scorecards.
-
-    >>> same = psi(np.array([10, 20]), np.array([100, 200]))
-    >>> round(same, 3), round(psi(np.array([100, 200]), np.array([200, 100])), 3)
-    (0.0, 0.459)
-    """
-    _check_counts(reference)
-    _check_counts(live)
-    if reference.shape != live.shape:
-        raise ValueError(f"{reference.size} bins are compared with {live.size}")
-    return float(_psi(reference, live))
-
-
-def psi_threshold(reference: Counts, live_total: int, level: float, seed: int = 0) -> float:
-    """The PSI that a feature that has not moved exceeds with chance 1 − `level`.
-
-    By a parametric bootstrap: both histograms are drawn anew from the reference's shares, with as
-    many outcomes as they have. The same seed gives the same threshold. Rows that follow each other
-    are alike, so that live values which overlap exceed it more often: a hint, not a verdict.
-    """
-    _check_counts(reference)
-    if live_total < 1 or not 0.0 < level < 1.0:
-        raise ValueError(f"no level {level} of {live_total} live values")
-    total = int(reference.sum())
-    rng = np.random.default_rng(seed)
-    shares = reference / total
-    references = rng.multinomial(total, shares, BOOTSTRAPS)
-    lives = rng.multinomial(live_total, shares, BOOTSTRAPS)
-    return float(np.quantile(_psi(references, lives), level))
-
-
-def _psi(reference: Counts, live: Counts) -> Vector:
-    """Of histograms [..., bins]."""
-    a, b = (
-        (counts + 0.5) / (counts + 0.5).sum(axis=-1, keepdims=True) for counts in (reference, live)
-    )
-    return np.asarray(((a - b) * np.log(a / b)).sum(axis=-1))
-
-
-def _check_counts(counts: Counts) -> None:
-    if counts.ndim != 1 or counts.size < 2 or counts.dtype.kind not in "iu":
-        raise ValueError("a histogram is at least two whole counts")
-    if (counts < 0).any() or counts.sum() == 0:
-        raise ValueError("a histogram has a count below 0, or none above")
 
 
 def _outside(state: Vector, clamped_frac: Vector, settings: QualitySettings) -> tuple[Flags, Flags]:

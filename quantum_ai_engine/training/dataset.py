@@ -52,12 +52,14 @@ class Dataset:
 
     The rows lie in a temporary file, 8 bytes a value, that is gone with the dataset (see `mapped`).
     In memory are the bars of the table, 52 bytes each, about 120 bytes a bar more while the dataset
-    is built, and 24 of each labelled window thereafter: memory does not grow with the columns.
+    is built, and 8 of each bar and 24 of each labelled window thereafter: memory does not grow with
+    the columns.
 
-    `train_rows` are the rows of each symbol that were whole by the end of the train span. `refused`
-    bars were left out because the engine would not take them; `crossing` windows because a hole of
-    the feed or the pause between two sessions lies inside; `unlabelled` ones of the train span
-    because their move was inside the dead zone or not every bar up to their outcome was recorded.
+    `open_time` [bars] is that of each row's bar. `train_rows` are the rows of each symbol that were
+    whole by the end of the train span. `refused` bars were left out because the engine would not
+    take them; `crossing` windows because a hole of the feed or the pause between two sessions lies
+    inside; `unlabelled` ones of the train span because their move was inside the dead zone or not
+    every bar up to their outcome was recorded.
     """
 
     feature_set: FeatureSet
@@ -65,6 +67,7 @@ class Dataset:
     horizon_bars: int
     symbols: tuple[str, ...]
     rows: NDArray[np.float64]
+    open_time: NDArray[np.int64]
     train_rows: tuple[slice, ...]
     train: Samples
     validation: Samples
@@ -191,6 +194,7 @@ def build(
             (len(bars.open_time), len(feature_set.columns)),
             np.float64,
         ),
+        bars.open_time,
         _train_rows(bars, feature_set, int(spans[0].close_time[-1])),
         *spans,
         int(np.count_nonzero(~kept)),

@@ -37,6 +37,7 @@ from quantum_ai_engine.training.dataset import Dataset, Samples, build
 from quantum_ai_engine.training.family import Fitted, Loss
 from quantum_ai_engine.training.models.registry import family
 from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
+from quantum_ai_engine.training.reference import reference
 from quantum_ai_engine.training.scores import held_out
 
 LIBRARIES = ("numba", "numpy", "quantum-ai-engine")
@@ -148,6 +149,7 @@ def _draft(kind: str, dataset: Dataset, fitted: Fitted, options: TrainOptions) -
         target=_target(options),
         labels=Labels(ups, len(dataset.train) - ups, dataset.unlabelled),
         normaliser=dataset.normaliser if fitted.normalised else None,
+        reference=reference(dataset),
         spans=_spans(dataset),
         venues={s: v for s, v in options.venues.items() if s in dataset.symbols},
         held_out=_scores(dataset, np.full(len(dataset.test), dataset.base_rate)),

@@ -18,6 +18,7 @@ from quantum_ai_engine.agents.bundle import (
     read_bundle,
 )
 from quantum_ai_engine.agents.load import check_venues, load_agent
+from quantum_ai_engine.agents.manifest import Manifest
 from quantum_ai_engine.config import Venue
 from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.features.schema import FeatureSet
@@ -167,11 +168,28 @@ def _whole(bundle: Bundle) -> Iterator[Check]:
         f"{manifest.feature_set}: {len(manifest.columns)} columns × {manifest.window} rows, hash "
         f"{manifest.schema_hash}",
     )
+    yield _reference(manifest)
     others = list(manifest.other_versions())
     if others:
         yield Check("libraries", "warning", f"{', '.join(others)}; the golden pair decides")
     else:
         yield Check("libraries", "ok", f"{len(manifest.libraries)} versions as in training")
+
+
+def _reference(manifest: Manifest) -> Check:
+    """What live rows are compared with, and which columns are not."""
+    reference = manifest.reference
+    if reference is None:
+        says = "the train span was too short: live features are compared with nothing"
+        return Check("reference", "warning", says)
+    left_out = ", ".join(name for name in manifest.columns if name not in reference.columns)
+    says = (
+        f"{len(reference.columns)} of {len(manifest.columns)} columns are compared, "
+        f"{reference.rows} live rows at a time"
+    )
+    if left_out:
+        says = f"{says}; with a single value in training: {left_out}"
+    return Check("reference", "ok", says)
 
 
 def _golden(bundle: Bundle, agent: Agent) -> Check:

@@ -119,7 +119,10 @@ def test_a_missing_manifest_is_refused(whole: Path) -> None:
         (lambda m: m.update(horizon_bars=0), "$.horizon_bars"),
         (lambda m: m.update(output="probability"), "$.output"),
         (lambda m: m.update(base_rate=1.5), "$.base_rate"),
-        (lambda m: m.update(bundle_schema=1), "bundle schema 1 is not the 2"),
+        (
+            lambda m: m.update(bundle_schema=2),
+            "bundle schema 2 is not the 3 that this engine reads; train it again",
+        ),
         (lambda m: m.update(interval="7m"), "unknown interval '7m'"),
         (lambda m: m["calibration"].update(up=None), "$.calibration.up"),
         (lambda m: m["calibration"].update(up=1e300), "$.calibration.up"),

@@ -1,4 +1,4 @@
-"""Data quality: what trips, what does not, how it clears; and shift of features by PSI."""
+"""Data quality: what trips, what does not, and how it clears."""
 
 from typing import Any
 
@@ -15,8 +15,6 @@ from quantum_ai_engine.supervisor.quality import (
     Fault,
     Quality,
     SavedQuality,
-    psi,
-    psi_threshold,
 )
 
 Array = NDArray[np.float64]
@@ -244,61 +242,6 @@ def test_what_cannot_be_judged_is_refused(series: Any, bars: Any, clamped: Any, 
     with pytest.raises(ValueError, match=why):
         quality.update(np.array(series), np.array(bars), np.array(clamped))
     assert quality.saved() == before
-
-
-@given(st.lists(st.integers(0, 1000), min_size=2, max_size=12).filter(any), st.integers(1, 50))
-def test_psi_is_nothing_for_the_same_and_never_negative(counts: list[int], times: int) -> None:
-    """L29: the same histogram has PSI 0; any other, empty bins too, a finite one above."""
-    reference = np.array(counts)
-    assert psi(reference, reference) == 0.0
-    other = psi(reference, reference[::-1] * times)
-    assert other >= 0.0
-    assert np.isfinite(other)
-
-
-@pytest.mark.parametrize("level", [0.9, 0.99])
-def test_psi_thresholds_are_exceeded_as_often_as_stated(level: float) -> None:
-    """L29: of features that have not moved 1 − level exceed it, within the error of counting."""
-    rng = np.random.default_rng(5)
-    shares = np.array([0.05, 0.1, 0.2, 0.3, 0.2, 0.1, 0.05])
-    trials, beyond = 2000, 0
-    threshold = psi_threshold(rng.multinomial(5000, shares), 500, level)
-    for _ in range(trials):
-        beyond += psi(rng.multinomial(5000, shares), rng.multinomial(500, shares)) > threshold
-    expected = 1.0 - level
-    assert abs(beyond / trials - expected) < 4.0 * np.sqrt(2.0 * expected * level / trials)
-
-
-def test_psi_sees_a_shift_and_its_threshold_is_always_the_same() -> None:
-    """L29: a shift of half a standard deviation is beyond the threshold of 500 values."""
-    rng = np.random.default_rng(1)
-    edges = np.linspace(-2.5, 2.5, 10)
-    reference, live = (
-        np.bincount(np.digitize(rng.normal(mean, 1.0, size), edges), minlength=11)
-        for mean, size in ((0.0, 5000), (0.5, 500))
-    )
-    threshold = psi_threshold(reference, 500, 0.99)
-    assert psi(reference, live) > threshold
-    assert psi_threshold(reference, 500, 0.99) == threshold
-
-
-@pytest.mark.parametrize(
-    "counts", [np.array([1]), np.array([1.0, 2.0]), np.array([0, 0]), np.array([-1, 2])]
-)
-def test_what_is_no_histogram_is_refused(counts: Any) -> None:
-    """L36: whole counts, none below 0 and not all 0."""
-    with pytest.raises(ValueError, match="histogram"):
-        psi(counts, np.array([1, 2]))
-    with pytest.raises(ValueError, match="histogram"):
-        psi_threshold(counts, 10, 0.9)
-
-
-def test_bins_and_levels_must_fit() -> None:
-    """L36: histograms are compared bin by bin, at a level that there is."""
-    with pytest.raises(ValueError, match="3 bins are compared with 2"):
-        psi(np.array([1, 2, 3]), np.array([1, 2]))
-    with pytest.raises(ValueError, match=r"level 1\.0"):
-        psi_threshold(np.array([1, 2]), 10, 1.0)
 
 
 def test_reserving_less_takes_nothing_away() -> None:

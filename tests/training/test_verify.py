@@ -28,7 +28,8 @@ from ..agents.fuzzer import rewritten, vouch
 from .conftest import make_walk
 
 ALL = (
-    *("files", "schema", "libraries", "payload", "golden pair", "finite", "not constant"),
+    *("files", "schema", "reference", "libraries", "payload", "golden pair", "finite"),
+    "not constant",
     *("batch invariance", "latency, batch 1", "latency, batch 64", "eager = scripted"),
 )
 
@@ -251,7 +252,7 @@ def test_memory_does_not_grow_with_the_bars(bundles: Path) -> None:
 def test_bars_that_cannot_judge_are_a_failure(bundles: Path, history: BarTable) -> None:
     """L12: that --data says nothing of a bundle is a line of its own; all else is checked."""
     made = checks(bundles / "gru", history.rows(0, 60))
-    assert (*ALL[:5], "data", *ALL[5:]) == tuple(made)
+    assert (*ALL[:6], "data", *ALL[6:]) == tuple(made)
     assert made["data"].state == "failed"
     assert "0 windows for gru of the 64" in made["data"].says
     assert {c.state for c in made.values() if c.name != "data"} == {"ok", "measured"}
