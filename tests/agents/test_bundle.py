@@ -184,6 +184,30 @@ def test_a_bad_normaliser_is_refused(whole: Path, change: Edit, says: str) -> No
     assert says in refusal(whole)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda r: r["columns"].update(rsi_28=r["columns"]["rsi_14"]), "the reference has rsi_28"),
+        (lambda r: r.update(columns={}), "the reference has no column"),
+        (lambda r: r["columns"]["rsi_14"]["edges"].reverse(), "edges are not finite numbers that"),
+        (lambda r: r["columns"]["rsi_14"]["edges"].pop(), "8 edges but 10 counts"),
+        (lambda r: r["columns"]["rsi_14"]["counts"].__setitem__(0, 0), "counts[0]"),
+        (lambda r: r["columns"]["rsi_14"].update(threshold=0.0), "the threshold is not a finite"),
+        (lambda r: r.update(rows=0), "$.reference.rows"),
+    ],
+)
+def test_a_bad_reference_is_refused(whole: Path, change: Edit, says: str) -> None:
+    """L23: histograms of other columns, or that are none, do not load."""
+    edit(whole, lambda manifest: change(manifest["reference"]))
+    assert says in refusal(whole)
+
+
+def test_a_bundle_may_have_no_reference(whole: Path) -> None:
+    """A train span too short to say how far healthy rows stray is compared with nothing."""
+    edit(whole, lambda manifest: manifest.update(reference=None))
+    assert load_agent(read_bundle(whole)).past.reference is None
+
+
 def test_spans_are_apart_in_time(bundles: Path) -> None:
     """L27: train, validation and test follow each other, horizon + window bars apart at least."""
     for path in bundle_paths(bundles):

@@ -24,6 +24,7 @@ from quantum_ai_engine.training.fit import fit, logits, normal_windows
 from quantum_ai_engine.training.models.gru import Gru
 from quantum_ai_engine.training.neural import script
 from quantum_ai_engine.training.options import Progress, TrainingError, TrainOptions
+from quantum_ai_engine.training.reference import reference
 
 Walk = Callable[..., BarTable]
 Floats = NDArray[np.float64]
@@ -97,6 +98,9 @@ def test_the_manifest_tells_how_it_was_trained(bundle: Bundle, dataset: Dataset)
     assert manifest.spans.test.samples == manifest.held_out.samples == len(dataset.test)
     assert manifest.base_rate == dataset.base_rate
     assert manifest.normaliser == (dataset.normaliser if manifest.kind == "gru" else None)
+    assert manifest.reference == reference(dataset)
+    assert manifest.reference is not None
+    assert manifest.reference.columns.keys() <= set(manifest.columns)
     assert (manifest.labels.rose, manifest.labels.fell) == (
         int(dataset.train.rose.sum()),
         int((1.0 - dataset.train.rose).sum()),
