@@ -50,12 +50,14 @@ class Histogram(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the columns of a set were spread in a train span.
 
-    `rows` live rows are compared at a time; of such comparisons of a stream like the train span,
-    a share of `level` has no column above its threshold. A column that is not in `columns` had a
-    single value. Raises ValueError.
+    At least `rows` live rows are compared at a time, over at least `span_ms`, which is how long as
+    many took there; of such comparisons of a stream like the train span, a share of `level` has no
+    column above its threshold. A column that is not in `columns` had a single value. Raises
+    ValueError.
     """
 
     rows: Annotated[int, Meta(ge=1, le=1_000_000)]
+    span_ms: Annotated[int, Meta(ge=0, le=1 << 53)]
     level: Annotated[float, Meta(gt=0, lt=1)]
     columns: dict[str, Histogram]
 

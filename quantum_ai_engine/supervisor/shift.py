@@ -3,7 +3,7 @@
 Informative only: nobody's state, trust or signal moves by it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -14,6 +14,8 @@ from quantum_ai_engine.features.histograms import MOST_BINS, Bins, Counts, Place
 from quantum_ai_engine.features.schema import FeatureSet
 
 WORST_COLUMNS = 5
+
+Times = NDArray[np.int64]
 
 
 class ColumnShift(msgspec.Struct, frozen=True):
@@ -45,11 +47,14 @@ class Comparison(msgspec.Struct, frozen=True):
 class FeatureShift:
     """Compares live rows with the train span, `reference.rows` at a time, one after the other.
 
+    Where there are more symbols than in training, a comparison has more rows: it lasts as long.
+
     >>> from quantum_ai_engine.features.histograms import Histogram
     >>> two = FeatureSet("two", ("ret_1", "mean"), window=1, aliases={"mean": "sma_dist_10"})
-    >>> shift = FeatureShift(two, Reference(2, 0.99, {"mean": Histogram((0.0,), (50, 50), 0.1)}))
+    >>> shift = FeatureShift(two, Reference(2, 0, 0.99, {"mean": Histogram((0.0,), (50, 50), 0.1)}))
     >>> rows = np.full((3, two.indices.max() + 1), 7.0)
-    >>> [turned.worst[0].column for turned in shift.update(rows, np.arange(3), [60, 120, 180])]
+    >>> turned = shift.update(rows, np.arange(3), np.array([60, 120, 180]))
+    >>> [comparison.worst[0].column for comparison in turned]
     ['mean']
     >>> shift.get().at_ms, shift.pending
     (120, 1)
@@ -64,6 +69,8 @@ class FeatureShift:
         self._bins = Bins([at[name] for name in self.columns], edges)
         self._reference = reference.counts()
         self._thresholds = np.array([one.threshold for one in reference.columns.values()])
+        self._span_ms = reference.span_ms
+        self._since_ms = 0  # the close time of the first row of the comparison to come
         self._counts = np.zeros((len(self.columns), MOST_BINS), dtype=np.int64)
         self._last: Comparison | None = None
 
@@ -71,29 +78,32 @@ class FeatureShift:
         """The last whole comparison; None before there is one."""
         return self._last
 
-    def update(self, rows: Vector, chosen: Places, close_times: Sequence[int]) -> list[Comparison]:
+    def update(self, rows: Vector, chosen: Places, close_times: Times) -> list[Comparison]:
         """Count the `chosen` [m] of some kernel rows [n, columns], which closed at these times [n].
 
         Gives the comparisons that turned: the first that is a shift, and the first that is none
         after it.
         """
         turned = []
-        for part in self._parts(chosen):
+        while len(chosen):
+            taken, is_whole = self._taken(close_times[chosen])
+            part, chosen = chosen[:taken], chosen[taken:]
             self._bins.count(rows, part, self._counts)
-            self.pending += len(part)
-            if self.pending == self.rows:
-                before, now = self._last, self._compared(close_times[part[-1]])
+            self.pending += taken
+            if is_whole:
+                before, now = self._last, self._compared(int(close_times[part[-1]]))
                 if now.is_shift != (before is not None and before.is_shift):
                     turned.append(now)
         return turned
 
-    def _parts(self, chosen: Places) -> Iterator[Places]:
-        """So many at a time that no comparison has more rows than it should."""
-        start = 0
-        while start < len(chosen):
-            end = start + self.rows - self.pending
-            yield chosen[start:end]
-            start = end
+    def _taken(self, close_times: Times) -> tuple[int, bool]:
+        """How many rows of these times the comparison takes, and whether it is whole then."""
+        if not self.pending:
+            self._since_ms = int(close_times[0])
+        pending = self.pending + 1 + np.arange(len(close_times))
+        is_enough = (pending >= self.rows) & (close_times - self._since_ms >= self._span_ms)
+        last = int(is_enough.argmax())
+        return (last + 1, True) if is_enough[last] else (len(close_times), False)
 
     def _compared(self, at_ms: int) -> Comparison:
         """Compare what was counted, and begin to count anew."""
@@ -102,7 +112,7 @@ class FeatureShift:
         worst = np.argsort(-ratios, kind="stable")[:WORST_COLUMNS].tolist()
         self._last = Comparison(
             at_ms,
-            self.rows,
+            self.pending,
             float(ratios.max()),
             tuple(
                 ColumnShift(self.columns[i], float(moved[i]), float(self._thresholds[i]))
@@ -147,7 +157,7 @@ class Shifts:
         if not self._watched or not come:
             return []
         seen = np.array([one.seen if one.is_first else 0 for one in come])
-        close_times = [one.close_time for one in come]
+        close_times = np.array([one.close_time for one in come])
         intervals = np.array([one.interval for one in come])
         turned = []
         for name, interval, chosen, _ in self._watched:

@@ -48,7 +48,7 @@ def reference(dataset: Dataset) -> Reference | None:
         )
         for i, held, threshold in zip(places, counts, thresholds.tolist(), strict=True)
     }
-    return Reference(rows, LEVEL, named)
+    return Reference(rows, _span_ms(dataset.open_time[order], rows), LEVEL, named)
 
 
 def interior_edges(column: Vector) -> Vector:
@@ -74,6 +74,11 @@ def _in_time(dataset: Dataset) -> NDArray[np.int64]:
     rows = [np.arange(some.start, some.stop) for some in dataset.train_rows]
     order = np.concatenate(rows)
     return order[np.argsort(dataset.open_time[order], kind="stable")]
+
+
+def _span_ms(open_time: NDArray[np.int64], rows: int) -> int:
+    """How long so many rows in a row take, from the first to the last, in the median."""
+    return int(np.median(open_time[rows - 1 :] - open_time[: len(open_time) - rows + 1]))
 
 
 def _counted(dataset: Dataset, bins: Bins, columns: int) -> Counts:

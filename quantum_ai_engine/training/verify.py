@@ -185,7 +185,7 @@ def _reference(manifest: Manifest) -> Check:
     left_out = ", ".join(name for name in manifest.columns if name not in reference.columns)
     says = (
         f"{len(reference.columns)} of {len(manifest.columns)} columns are compared, "
-        f"{reference.rows} live rows at a time"
+        f"at least {reference.rows} live rows at a time"
     )
     if left_out:
         says = f"{says}; with a single value in training: {left_out}"

@@ -16,7 +16,7 @@ from quantum_ai_engine.features.schema import SETS
 from quantum_ai_engine.supervisor.shift import Come, Comparison, Shifts, Watched
 
 SET = SETS["momentum2"]
-EVEN = Reference(4, 0.99, {SET.columns[1]: Histogram((0.0,), (50, 50), 0.5)})
+EVEN = Reference(4, 0, 0.99, {SET.columns[1]: Histogram((0.0,), (50, 50), 0.5)})
 
 
 def shifts(*agents: str) -> Shifts:

@@ -73,7 +73,7 @@ def test_what_is_no_histogram_is_refused(change: dict[str, Any], says: str) -> N
     """L23: lengths, rising finite edges, whole counts above 0, a threshold, equal totals."""
     both = {"a": GOOD, "b": GOOD | change}
     with pytest.raises(msgspec.ValidationError) as refused:
-        msgspec.convert({"rows": 20, "level": 0.99, "columns": both}, Reference)
+        msgspec.convert({"rows": 20, "span_ms": 0, "level": 0.99, "columns": both}, Reference)
     assert says in str(refused.value)
 
 
@@ -84,9 +84,11 @@ def test_edges_are_finite(edges: tuple[float, ...]) -> None:
         Histogram(edges, (1, 1, 1), 0.1)
 
 
-@pytest.mark.parametrize(("name", "value"), [("rows", 0), ("level", 1.0), ("level", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("rows", 0), ("span_ms", -1), ("level", 1.0), ("level", 0.0)]
+)
 def test_rows_and_level_have_bounds(name: str, value: float) -> None:
-    """L36: a comparison has rows, and a level that there is."""
-    given = {"rows": 20, "level": 0.99, "columns": {"a": GOOD}} | {name: value}
+    """L36: a comparison has rows, ends after it began, and has a level that there is."""
+    given = {"rows": 20, "span_ms": 0, "level": 0.99, "columns": {"a": GOOD}} | {name: value}
     with pytest.raises(msgspec.ValidationError, match=rf"\$\.{name}"):
         msgspec.convert(given, Reference)

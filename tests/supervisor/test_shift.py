@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ FIRST, SECOND = SET.columns
 ROWS = 10
 EVEN = Reference(
     ROWS,
+    0,
     0.99,
     {FIRST: Histogram((0.0,), (500, 500), 0.5), SECOND: Histogram((-1.0, 1.0), (1, 998, 1), 0.5)},
 )
@@ -38,8 +40,7 @@ def healthy(rows: int) -> Floats:
 
 
 def compared(shift: FeatureShift, first: Floats, at: int = 0) -> list[Comparison]:
-    times = [at + i for i in range(len(first))]
-    return shift.update(rows_of(first), np.arange(len(first)), times)
+    return shift.update(rows_of(first), np.arange(len(first)), at + np.arange(len(first)))
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=12).filter(any), st.integers(1, 50))
@@ -117,6 +118,18 @@ def test_batches_change_nothing(moved: list[bool], rest: int, cuts: list[int]) -
     turns = [i for i, one in enumerate(moved) if one != (moved[i - 1] if i else False)]
     assert [one.at_ms for one in told] == [(i + 1) * ROWS - 1 for i in turns]
     assert [one.is_shift for one in told] == [moved[i] for i in turns]
+
+
+@given(st.integers(1, 40), st.integers(0, 12), st.integers(0, 300))
+def test_a_comparison_lasts_as_long_as_in_training(symbols: int, span: int, cut: int) -> None:
+    """L29: however many symbols: no fewer rows, and no shorter a time, and not one row more."""
+    lasting = msgspec.structs.replace(EVEN, span_ms=span)
+    times = np.repeat(np.arange(20), symbols)  # a bar of each symbol at each time
+    rows, places = rows_of(np.ones(len(times))), np.arange(len(times))
+    shift = FeatureShift(SET, lasting)
+    told = [*shift.update(rows, places[:cut], times), *shift.update(rows, places[cut:], times)]
+    wanted = max(ROWS, span * symbols + 1)
+    assert [one.rows for one in told] == [wanted] * (wanted <= len(times))
 
 
 def test_each_agent_counts_what_it_reads() -> None:

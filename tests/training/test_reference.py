@@ -77,7 +77,7 @@ def test_deciles_of_what_is_spread_evenly(dataset: Dataset) -> None:
     assert rare.counts == (3_000 - int(rows[:, 2].sum()), int(rows[:, 2].sum()))
     assert dataset.feature_set.columns[4] not in found.columns
     assert len(found.columns) == 8
-    assert (found.rows, found.level) == (30, LEVEL)
+    assert (found.rows, found.span_ms, found.level) == (30, 29, LEVEL)
 
 
 def test_a_column_of_one_value_has_no_edge() -> None:
@@ -97,6 +97,7 @@ def test_it_is_of_the_train_span_alone(dataset: Dataset) -> None:
     found = reference(dataset)
     assert found is not None
     train = sum(some.stop - some.start for some in dataset.train_rows)
+    assert (train // 100, found.rows, found.span_ms) == (36, 36, 17 * 60_000)  # two a minute
     assert {sum(one.counts) for one in found.columns.values()} == {train}
     changed = dataset.rows.copy()
     for some, end in zip(dataset.train_rows, (2_600, 5_200), strict=True):
