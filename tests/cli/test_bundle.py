@@ -40,7 +40,7 @@ def test_whole_bundles_validate(bundles: Path, capsys: pytest.CaptureFixture[str
     found = blocks(capsys.readouterr().out)
     assert list(found) == [str(bundles / name) for name in ("gru", "patchtst")]
     for path, lines in found.items():
-        assert len(lines) == 11
+        assert len(lines) == 12
         assert {line.split()[0] for line in lines} == {"ok", "measured"}
         assert read_bundle(Path(path)).digest in lines[0]
 

@@ -5,15 +5,23 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from quantum_ai_engine.agents.base import Past
+from quantum_ai_engine.daemon.http import Api
 from quantum_ai_engine.daemon.journal import Journal
+from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.shifted import ShiftCollector, shown_shift
+from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.engine import Now
 from quantum_ai_engine.features.histograms import Histogram, Reference
 from quantum_ai_engine.features.kernel import COLUMN_COUNT
 from quantum_ai_engine.features.schema import SETS
 from quantum_ai_engine.supervisor.shift import Come, Comparison, Shifts, Watched
+
+from ..state.streams import Follower, bars_at, engine_of, unmeasured
 
 SET = SETS["momentum2"]
 EVEN = Reference(4, 0, 0.99, {SET.columns[1]: Histogram((0.0,), (50, 50), 0.5)})
@@ -82,3 +90,22 @@ def test_the_beginning_and_the_end_are_told_once() -> None:
     assert (first["agent"], first["columns"], first["rows"]) == ("a", [SET.columns[1]], 4)
     assert first["ratio"] > 1.0 >= second["ratio"]
     assert second["columns"] == []
+
+
+async def test_agents_are_shown_with_their_shift() -> None:
+    """L08: `/agents` has the last comparison of an agent; one without a reference has none."""
+    known, unknown = Follower("known", SET.name, 1.0), Follower("unknown", SET.name, 1.0)
+    known.past = Past(reference=EVEN)
+    engine = engine_of(known, unknown)
+    engine.learn(bars_at(range(64)))
+    await engine.process(bars_at(range(64, 69)), Now(), unmeasured)
+    metrics, status = Metrics("1", "build", "config"), Status.of((known, unknown))
+    api = Api(status, metrics, lambda _: None, lambda: {0: engine})
+    application = api.application()
+    async with TestClient(TestServer(application)) as client:
+        (partition,) = await (await client.get("/agents")).json()
+    first, second = (agent["feature_shift"] for agent in partition["agents"])
+    assert second is None
+    assert (first["rows"], first["pending"]) == (4, 1)
+    assert first["last"]["at_ms"] == 68 * 60_000
+    assert [one["column"] for one in first["last"]["worst"]] == [SET.columns[1]]
