@@ -36,12 +36,20 @@ def _scores(judgements: Sequence[Judgement]) -> Iterator[GaugeMetricFamily]:
     brier = GaugeMetricFamily(
         "qae_brier", "Mean (p - y)^2 of settled predictions", labels=["agent"]
     )
+    base = GaugeMetricFamily(
+        "qae_base_rate_brier",
+        "The same of the base rate, on the bars that the agent answered for",
+        labels=["agent"],
+    )
     bias = GaugeMetricFamily("qae_bias", "Mean p - y of settled predictions", labels=["agent"])
     for name, scores in sorted(_by_agent(judgements).items()):
         count = sum(score.count for score in scores)
         brier.add_metric([name], sum(score.brier * score.count for score in scores) / count)
         bias.add_metric([name], sum(score.bias * score.count for score in scores) / count)
+        lost = sum((score.brier - score.paired) * score.count for score in scores)
+        base.add_metric([name], lost / count)
     yield brier
+    yield base
     yield bias
 
 
