@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 from quantum_ai_engine.risk.brain import State
 from quantum_ai_engine.risk.policy import Mode
 from quantum_ai_engine.state.judgement import Judgement
+from quantum_ai_engine.supervisor.ledger import Void
 from quantum_ai_engine.supervisor.scores import Score
 from quantum_ai_engine.supervisor.standing import State as Standing
 
@@ -125,8 +126,8 @@ def _ledger(judgements: Sequence[Judgement]) -> Iterator[CounterMetricFamily]:
     for judgement in judgements:
         for why, count in judgement.ledger.voids.items():
             counts[why.value] += count
-    for reason, count in sorted(counts.items()):
-        voids.add_metric([reason], count)
+    for why in Void:
+        voids.add_metric([why.value], counts[why.value])
     yield voids
 
 
