@@ -1,6 +1,7 @@
 """Tests that docs/logs.md lists every line of the log: names, levels, sentences and fields."""
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,8 +85,15 @@ def _text(node: ast.expr) -> str:
 
 def of_the_source() -> list[Event]:
     """All events of the package, in order."""
-    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")]
-    return sorted((one for tree in trees for one in events_of(tree)), key=lambda one: one[:3])
+    events = (one for tree in trees().values() for one in events_of(tree))
+    return sorted(events, key=lambda one: one[:3])
+
+
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """Every file of the package that may log, parsed."""
+    texts = {path: path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    return {path: ast.parse(text) for path, text in texts.items() if "log" in text}
 
 
 def of_the_page() -> list[Event]:
@@ -118,8 +126,8 @@ def test_an_event_has_one_meaning() -> None:
 
 def test_every_log_call_of_ours_has_a_name() -> None:
     """A line without a name cannot be searched for, nor limited by what it is."""
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Attribute)
