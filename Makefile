@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types floorplan unit check bench clean
+.PHONY: run test lint types floorplan unit alerts check bench clean
 
 run: $(VENV)/ready
 	$(BIN)/qae demo
@@ -25,6 +25,10 @@ floorplan: $(VENV)/ready-dev
 
 unit:
 	deploy/systemd/check.sh
+
+# Needs promtool, which comes with Prometheus: deploy/prometheus/README.md.
+alerts:
+	deploy/prometheus/check.sh
 
 bench: $(VENV)/ready-dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,bench,dev,peers]'

@@ -327,6 +327,8 @@ class LogSettings(_Room, frozen=True, kw_only=True):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "journal", "console", "json"] = "auto"
+    burst_lines: Count = 10
+    again_s: Positive = 60.0
 
 
 class Settings(_Room, frozen=True, kw_only=True):

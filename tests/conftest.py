@@ -23,6 +23,13 @@ hypothesis_settings.load_profile("patient")
 START_MS = 1_735_689_600_000  # 2025-01-01
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was not tested is said, whatever the options."""
+    reports = terminalreporter.getreports("skipped")
+    for reason in sorted({report.longrepr[2] for report in reports}):
+        terminalreporter.write_line(reason, yellow=True, bold=True)
+
+
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """What a test sets up for logging, a level above all, is gone with it."""

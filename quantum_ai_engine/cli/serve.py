@@ -9,14 +9,20 @@ from quantum_ai_engine.config import ConfigError, Loaded
 from quantum_ai_engine.daemon import logs
 from quantum_ai_engine.daemon.app import Daemon, EmbeddedRedisEnded, stop_on_signals
 from quantum_ai_engine.daemon.commit import OwnershipLost
+from quantum_ai_engine.daemon.loglimit import LineLimit
 from quantum_ai_engine.daemon.notify import Notifier
 
 
 def serve(config: ConfigOption = None, assignments: SetOption = None) -> None:
     """Serve: read bars from Redis, publish signals, until SIGTERM."""
     loaded = load_settings(config, assignments)
+    settings = loaded.settings.log
     log = logs.configure(
-        loaded.settings.log.level, loaded.settings.log.format, environ=os.environ, stream=sys.stderr
+        settings.level,
+        settings.format,
+        environ=os.environ,
+        stream=sys.stderr,
+        limit=LineLimit(settings.burst_lines, settings.again_s),
     )
     try:
         asyncio.run(_serve(loaded, log))
@@ -28,7 +34,7 @@ def serve(config: ConfigOption = None, assignments: SetOption = None) -> None:
 
 async def _serve(loaded: Loaded, log: logs.LogHandle) -> None:
     daemon = Daemon(loaded, Notifier(os.environ.get("NOTIFY_SOCKET")))
-    daemon.metrics.dropped_logs.set_function(lambda: log.dropped)
+    daemon.metrics.observe_log(log)
     with stop_on_signals(daemon.stop):
         await daemon.run()
 

@@ -11,6 +11,7 @@ from quantum_ai_engine.daemon.shifted import shown_shift
 from quantum_ai_engine.risk.brain import State
 from quantum_ai_engine.risk.policy import Mode
 from quantum_ai_engine.state.judgement import Judgement
+from quantum_ai_engine.supervisor.ledger import Void
 from quantum_ai_engine.supervisor.scores import Score
 from quantum_ai_engine.supervisor.shift import FeatureShift
 from quantum_ai_engine.supervisor.standing import State as Standing
@@ -38,12 +39,20 @@ def _scores(judgements: Sequence[Judgement]) -> Iterator[GaugeMetricFamily]:
     brier = GaugeMetricFamily(
         "qae_brier", "Mean (p - y)^2 of settled predictions", labels=["agent"]
     )
+    base = GaugeMetricFamily(
+        "qae_base_rate_brier",
+        "The same of the base rate, on the bars that the agent answered for",
+        labels=["agent"],
+    )
     bias = GaugeMetricFamily("qae_bias", "Mean p - y of settled predictions", labels=["agent"])
     for name, scores in sorted(_by_agent(judgements).items()):
         count = sum(score.count for score in scores)
         brier.add_metric([name], sum(score.brier * score.count for score in scores) / count)
         bias.add_metric([name], sum(score.bias * score.count for score in scores) / count)
+        lost = sum((score.brier - score.paired) * score.count for score in scores)
+        base.add_metric([name], lost / count)
     yield brier
+    yield base
     yield bias
 
 
@@ -119,8 +128,8 @@ def _ledger(judgements: Sequence[Judgement]) -> Iterator[CounterMetricFamily]:
     for judgement in judgements:
         for why, count in judgement.ledger.voids.items():
             counts[why.value] += count
-    for reason, count in sorted(counts.items()):
-        voids.add_metric([reason], count)
+    for why in Void:
+        voids.add_metric([why.value], counts[why.value])
     yield voids
 
 

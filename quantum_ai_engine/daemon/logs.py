@@ -4,6 +4,7 @@ The call is `log.warning("Redis is unreachable; retrying", event_name="redis_dow
 a sentence for a person, then the stable name for machines, then fields. The sentence becomes
 MESSAGE, the name EVENT, and each field its upper-case self, so that
 `journalctl -u quantum-ai-engine SYMBOL=BTCUSDT` works; JSON lines have the same in lower case.
+Of lines that are alike only so many are written (`LineLimit`), but for those of level debug.
 """
 
 import copy
@@ -24,12 +25,14 @@ from typing import Any, Protocol, TextIO
 import structlog
 from logging_journald import JournaldTransport
 
-from quantum_ai_engine.config import ConfigError
+from quantum_ai_engine.config import ConfigError, LogSettings
+from quantum_ai_engine.daemon.loglimit import LineLimit
 
 IDENTIFIER = "quantum-ai-engine"
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 QUEUE_LINES = 10_000
 CLOSE_TIMEOUT_S = 2.0
+SUBJECTS = ("symbol", "subject", "agent", "partition", "check")  # the fields that say what a line is about
 FIELD_BYTES = 64  # the journal refuses longer names
 # The renderer gives `stack` and `exception` a meaning of its own, which a field must not touch.
 CONSOLE_NAMES = {
@@ -52,11 +55,15 @@ class _Sink(Protocol):
 
 
 class LogHandle:
-    """The running log; `dropped` counts the lines that were lost, `close` writes the rest."""
+    """The running log; `close` writes what is queued.
 
-    def __init__(self, sink: _Sink) -> None:
+    `dropped` counts the lines that were lost, `suppressed` by event those of too many alike.
+    """
+
+    def __init__(self, sink: _Sink, limit: LineLimit) -> None:
         lines: queue.Queue[logging.LogRecord | None] = queue.Queue(QUEUE_LINES)
-        self._entrance = _Entrance(lines)
+        self._limit = limit
+        self._entrance = _Entrance(lines, limit)
         self._writer = _Writer(sink)
         self._listener = _Listener(lines, self._entrance, self._writer)
         self._root = logging.getLogger()
@@ -66,6 +73,10 @@ class LogHandle:
     @property
     def dropped(self) -> int:
         return self._entrance.dropped + self._writer.failed
+
+    @property
+    def suppressed(self) -> dict[str, int]:
+        return self._limit.suppressed
 
     def open(self, level: str) -> None:
         """Take over the root logger: other handlers would write each line twice."""
@@ -83,6 +94,8 @@ class LogHandle:
         logging.captureWarnings(False)
         self._root.handlers[:], level = self._before
         self._root.setLevel(level)
+        if untold := self._limit.untold():
+            self._entrance.enqueue(self._entrance.prepare(_held_back(untold)))
         self._listener.stop()
 
 
@@ -93,11 +106,13 @@ def configure(
     environ: Mapping[str, str] | None = None,
     stream: TextIO | None = None,
     journal_socket: Path = JOURNAL_SOCKET,
+    limit: LineLimit | None = None,
 ) -> LogHandle:
     """Start logging; `level` and `log_format` are those of the settings `log.level`, `log.format`.
 
     `auto` is the journal if systemd connected `stream` (stderr) to it, the console on a terminal,
-    and JSON lines otherwise. Raises `ConfigError` if the journal is wanted and not there.
+    and JSON lines otherwise. Without a `limit` it is that of the default settings. Raises
+    `ConfigError` if the journal is wanted and not there.
     """
     environ = os.environ if environ is None else environ
     stream = sys.stderr if stream is None else stream
@@ -118,7 +133,8 @@ def configure(
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,  # a reload may change the level
     )
-    handle = LogHandle(sink)
+    defaults = LogSettings()
+    handle = LogHandle(sink, limit or LineLimit(defaults.burst_lines, defaults.again_s))
     handle.open(level)
     return handle
 
@@ -147,11 +163,22 @@ def _to_stdlib(
 
 
 class _Entrance(QueueHandler):
-    """The caller's side: makes the line final and never waits."""
+    """The caller's side: holds back too many alike, makes the line final, and never waits."""
 
-    def __init__(self, lines: "queue.Queue[logging.LogRecord | None]") -> None:
+    def __init__(self, lines: "queue.Queue[logging.LogRecord | None]", limit: LineLimit) -> None:
         super().__init__(lines)
         self.dropped = 0
+        self._limit = limit
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = record.__dict__.setdefault("fields", {"event_name": "library"})
+        if record.levelno >= logging.INFO:
+            before = self._limit.take(str(fields.get("event_name", "")), _subject(record, fields))
+            if before is None:
+                return
+            if before:
+                record.__dict__["fields"] = fields | {"suppressed": before}
+        super().emit(record)
 
     def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         final = copy.copy(record)
@@ -275,7 +302,7 @@ def _journal_value(value: Any) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """The line as one mapping, by the names of the JSON format."""
-    fields = dict(record.__dict__.get("fields", {"event_name": "library"}))
+    fields = dict(record.__dict__["fields"])
     message, event = record.getMessage().strip(), fields.pop("event_name", None)
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
@@ -292,9 +319,29 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return own | fields | own  # first in order, and not to be forged by a field
 
 
+def _subject(record: logging.LogRecord, fields: Mapping[str, Any]) -> str:
+    """What a line is about; one without an event of its own is about its logger."""
+    if fields.get("event_name", "library") == "library":
+        return record.name
+    return " ".join(str(fields[key]) for key in SUBJECTS if key in fields)
+
+
 def _loss(lines: int) -> logging.LogRecord:
-    fields = {"event_name": "log_lines_dropped", "lines": lines}
-    text = f"{lines} log lines were dropped because the log could not be written fast enough"
+    return _own(
+        f"{lines} log lines were dropped because the log could not be written fast enough",
+        {"event_name": "log_lines_dropped", "lines": lines},
+    )
+
+
+def _held_back(by_event: Mapping[str, int]) -> logging.LogRecord:
+    lines = sum(by_event.values())
+    return _own(
+        f"{lines} log lines were held back, and no later line of their kind has told of them",
+        {"event_name": "log_lines_suppressed", "lines": lines, "by_event": by_event},
+    )
+
+
+def _own(text: str, fields: Mapping[str, Any]) -> logging.LogRecord:
     return logging.makeLogRecord(
         {"name": __name__, "levelno": 30, "levelname": "WARNING", "msg": text, "fields": fields}
     )

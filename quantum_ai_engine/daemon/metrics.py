@@ -1,20 +1,26 @@
 """Prometheus metrics: each is moved where the work it counts has been done."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from quantum_ai_engine.agents.pool import AgentPool
+from quantum_ai_engine.daemon.client import KINDS
 from quantum_ai_engine.daemon.commit import DeadLetter
+from quantum_ai_engine.daemon.status import STATES, Status
 from quantum_ai_engine.engine import Round
-from quantum_ai_engine.events import FAILURES, Abstention, Signal
+from quantum_ai_engine.events import FAILURES, Abstained, Abstention, Reason, Signal, Stance
 
 # The moment at which each series began would double their number, for nothing.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -23,10 +29,28 @@ _LATENCY_S = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075,
     0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0,
 )  # fmt: skip
+OUTCOMES = ("processed", "duplicate", "dead")
+SILENCES = ("burn_in", "expired", "lagging", "no_effective_vote", "unchanged")
+REDIS_FAILURES = (*KINDS, "other", "publish")
+SNAPSHOT_FAILURES = ("save", "refused")
+
+
+class LogCounts(Protocol):
+    """What a log knows of lines that were not written."""
+
+    @property
+    def dropped(self) -> int: ...
+
+    @property
+    def suppressed(self) -> Mapping[str, int]: ...
 
 
 class Metrics:
-    """All metrics of one daemon, in a registry of its own."""
+    """All metrics of one daemon, in a registry of its own.
+
+    A counter whose labels are known stands at 0 from the start: where it first appeared at 1,
+    `increase()` would not see that.
+    """
 
     def __init__(self, version: str, build: str, config: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -48,6 +72,7 @@ class Metrics:
         self.effective_votes = gauge("effective_votes", "Effective votes of the last bar")
         self.trust = gauge("trust", "Share of the last forecast", "agent")
         self.ready = gauge("ready", "1 when warmed up and Redis answers")
+        self.states = gauge("state", "1 for the word that /health says", "state")
         self.last_close = gauge(
             "last_bar_close_timestamp_seconds", "Close time of the newest processed bar"
         )
@@ -71,11 +96,21 @@ class Metrics:
         self.ownership_lost = counter("ownership_lost", "Partitions lost to another process")
         self.snapshots = counter("snapshots", "Snapshots of the state saved")
         self.snapshot_bytes = gauge("snapshot_bytes", "Size of the newest snapshot")
+        self.snapshot_failures = counter(
+            "snapshot_failures", "Snapshots not saved, or of no use at a start", "kind"
+        )
         self.bridged = counter("bridged_messages", "Messages copied from the bar channel")
         self.redis_failures = counter("redis_failures", "Commands Redis did not serve", "kind")
         self.dropped_logs = gauge("log_records_dropped", "Log records dropped, the queue was full")
         self.build_info = gauge("build_info", "What runs", "version", "build", "config")
         self.build_info.labels(version, build, config).set(1)
+        ProcessCollector(namespace="qae", registry=registry)
+        _begin(self.bars, OUTCOMES)
+        _begin(self.signals, Stance)
+        _begin(self.silent, SILENCES)
+        _begin(self.dead, Reason)
+        _begin(self.redis_failures, REDIS_FAILURES)
+        _begin(self.snapshot_failures, SNAPSHOT_FAILURES)
 
     def update(self, done: Round, dead: Sequence[DeadLetter], seconds: float) -> None:
         """Count a committed round that took `seconds` from receipt to commit."""
@@ -104,6 +139,23 @@ class Metrics:
         self.busy_workers.set_function(lambda: pool.busy_workers)
         for agent in pool.agents:
             self.clamped.labels(agent.name).set_function(lambda a=agent: a.clamped)
+            for reason in Abstained:
+                self.abstentions.labels(agent.name, reason.value)
+
+    def observe_log(self, log: LogCounts) -> None:
+        """Read the log's own numbers whenever they are asked for."""
+        self.dropped_logs.set_function(lambda: log.dropped)
+        self.registry.register(_SuppressedLines(log))
+
+    def show(self, status: Status) -> None:
+        """Show how the engine is, and how far behind."""
+        now = status.state()
+        for state in STATES:
+            self.states.labels(state).set(state == now)
+        self.ready.set(status.ready)
+        self.lag.set(status.lag_ms / 1000)
+        self.lag_bars.set(status.lag_bars)
+        self.stale.set(len(status.stale))
 
     def render(self) -> bytes:
         """The text format."""
@@ -124,6 +176,24 @@ class Metrics:
             self.trust.labels(vote.agent).set(vote.trust)
         for abstention in signal.abstained:
             self.trust.labels(abstention.agent).set(0)
+
+
+class _SuppressedLines(Collector):
+    def __init__(self, log: LogCounts) -> None:
+        self._log = log
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        family = CounterMetricFamily(
+            "qae_log_lines_suppressed", "Log lines held back, too many alike", labels=["event"]
+        )
+        for event, lines in sorted(self._log.suppressed.items()):
+            family.add_metric([event], lines)
+        yield family
+
+
+def _begin(counter: Counter, values: Iterable[str]) -> None:
+    for value in values:
+        counter.labels(str(value))
 
 
 def _makers(registry: CollectorRegistry):  # type: ignore[no-untyped-def]  # two local short-hands

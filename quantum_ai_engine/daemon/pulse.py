@@ -25,11 +25,9 @@ TRIM_EVERY_S = 60.0
 async def report(
     status: Status, metrics: Metrics, notifier: Notifier, period_s: float = PERIOD_S
 ) -> None:
-    """Keep showing how far behind the partitions are, and how the engine is."""
+    """Keep showing how the engine is, and how far behind its partitions are."""
     while True:
-        metrics.lag.set(status.lag_ms / 1000)
-        metrics.lag_bars.set(status.lag_bars)
-        metrics.stale.set(len(status.stale))
+        metrics.show(status)
         notifier.status(status.line())
         await asyncio.sleep(period_s)
 

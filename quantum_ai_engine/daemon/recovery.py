@@ -29,12 +29,14 @@ log = structlog.get_logger()
 class Recovered(NamedTuple):
     """What an engine was brought back from: a snapshot at an offset, or bars alone.
 
-    `trimmed` says that bars since the snapshot may be gone from the stream.
+    `refused` says that there was one which could not be used, `trimmed` that bars since the
+    snapshot may be gone from the stream.
     """
 
     offset: str | None
     bars: int
     records: int
+    refused: bool
     trimmed: bool
     seconds: float
 
@@ -62,7 +64,7 @@ class Recovery:
         snapshot = await self._snapshot(engine, position)
         if snapshot is None:
             learnt, records = await self._without_snapshot(engine, position, latest_close)
-            return Recovered(None, learnt, records, False, time.monotonic() - began)
+            return Recovered(None, learnt, records, True, False, time.monotonic() - began)
         # Its own entry may have been trimmed by time; then what came since may be, too.
         trimmed = snapshot.offset != position and await self._feed.was_trimmed(snapshot.offset)
         if snapshot.record != START and not await self._ledger.has_record(snapshot.record):
@@ -74,7 +76,7 @@ class Recovery:
             )
         learnt, records = await self._since(engine, snapshot, position, latest_close)
         offset = None if snapshot is BEGINNING else snapshot.offset
-        return Recovered(offset, learnt, records, trimmed, time.monotonic() - began)
+        return Recovered(offset, learnt, records, False, trimmed, time.monotonic() - began)
 
     async def _without_snapshot(
         self, engine: Engine, position: str, latest_close: int

@@ -239,6 +239,8 @@ class Rounds:
         engine = self._shared.make_engine()
         is_trimmed = await self.feed.was_trimmed(position)
         done = await self._recovery.run(engine, position, self._latest())
+        if done.refused:
+            self._metrics.snapshot_failures.labels("refused").inc()
         if is_trimmed or done.trimmed:
             self._say_trimmed(position)
         self._signal, self._step = await self.ledger.last_signal(), None

@@ -104,6 +104,7 @@ class Snapshots:
         except (Conflict, OwnershipLost, *Unreachable) as error:
             self.bars += bars
             self._has_failed = True
+            self._metrics.snapshot_failures.labels("save").inc()
             log.warning("The state was not saved", event_name="save_failed", detail=str(error))
             return
         self.offset = snapshot.offset

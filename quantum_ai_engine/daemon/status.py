@@ -14,6 +14,7 @@ from quantum_ai_engine.engine import Round
 from quantum_ai_engine.events import FAILURES, Abstained, Abstention
 
 OVERDUE_INTERVALS = 2.5
+STATES = ("ok", "idle", "warming_up", "standby", "degraded", "stopping")
 STALE_NAMED = 20  # of the stale series, in a heartbeat
 
 
@@ -158,7 +159,7 @@ class Status(Work):
         return not self.stopping and self._hindered() is None
 
     def state(self) -> str:
-        """One word: stopping, degraded, standby, warming_up, idle or ok."""
+        """One word of `STATES`."""
         hindered = self._hindered()
         if self.stopping:
             return "stopping"

@@ -20,6 +20,7 @@ import structlog
 
 from quantum_ai_engine.config import ConfigError
 from quantum_ai_engine.daemon import logs
+from quantum_ai_engine.daemon.loglimit import LineLimit
 from quantum_ai_engine.daemon.logs import LogHandle, configure, is_journal
 
 PATIENCE_S = 10.0
@@ -77,10 +78,15 @@ class Stuck(io.StringIO):
         return super().write(text)
 
 
+def unlimited() -> LineLimit:
+    """Lets every line of a test through."""
+    return LineLimit(1_000_000, 60.0)
+
+
 def to_json(level: str = "info") -> tuple[LogHandle, io.StringIO]:
     """A log that writes JSON lines to memory."""
     stream = io.StringIO()
-    return configure(level, "json", environ={}, stream=stream), stream
+    return configure(level, "json", environ={}, stream=stream, limit=unlimited()), stream
 
 
 def to_journal(channel: socket.socket) -> LogHandle:
@@ -369,7 +375,7 @@ def test_caller_never_waits_and_losses_are_counted(monkeypatch: pytest.MonkeyPat
     """L46: a writer that is stuck blocks nobody. L41: what it costs is counted, and said later."""
     stream = Stuck()
     monkeypatch.setattr(logs, "QUEUE_LINES", 10)
-    handle = configure("info", "json", environ={}, stream=stream)
+    handle = configure("info", "json", environ={}, stream=stream, limit=unlimited())
     log = structlog.get_logger()
     with closing(handle):
         log.info("first")
@@ -392,7 +398,7 @@ def test_close_is_bounded(monkeypatch: pytest.MonkeyPatch, lines_logged: int) ->
     monkeypatch.setattr(logs, "CLOSE_TIMEOUT_S", 0.05)
     monkeypatch.setattr(logs, "QUEUE_LINES", 10)
     stream = Stuck()
-    handle = configure("info", "json", environ={}, stream=stream)
+    handle = configure("info", "json", environ={}, stream=stream, limit=unlimited())
     for _ in range(lines_logged):
         structlog.get_logger().info("x")
     assert stream.entered.wait(PATIENCE_S)

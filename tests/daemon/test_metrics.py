@@ -1,13 +1,21 @@
 """Tests of the metrics: names, labels, and that each moves with the work it counts."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from quantum_ai_engine.daemon.commit import DeadLetter
-from quantum_ai_engine.daemon.metrics import Metrics
+from quantum_ai_engine.daemon.metrics import (
+    OUTCOMES,
+    REDIS_FAILURES,
+    SILENCES,
+    SNAPSHOT_FAILURES,
+    Metrics,
+)
+from quantum_ai_engine.daemon.status import STATES, Status
 from quantum_ai_engine.engine import Round
 from quantum_ai_engine.events import Abstained, Abstention, Reason, Refused, Stance
 
@@ -63,7 +71,7 @@ def test_a_round_moves_what_it_did(metrics: Metrics) -> None:
     assert value(metrics, "qae_bars_total", outcome="duplicate") == 3
     assert value(metrics, "qae_bars_total", outcome="dead") == 2
     assert value(metrics, "qae_dead_letters_total", reason="late") == 2
-    assert value(metrics, "qae_dead_letters_total", reason="revision") is None
+    assert value(metrics, "qae_dead_letters_total", reason="revision") == 0
     assert value(metrics, "qae_signals_total", stance="long") == 1
     assert value(metrics, "qae_signals_total", stance="short") == 1
     assert value(metrics, "qae_gaps_total") == 1
@@ -91,6 +99,42 @@ def test_abstentions_are_counted_and_take_trust_away(metrics: Metrics) -> None:
     assert value(metrics, "qae_abstentions_total", agent="patchtst", reason="deadline") == 1
     assert value(metrics, "qae_abstentions_total", agent="gru", reason="error") == 1
     assert value(metrics, "qae_effective_votes") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "values"),
+    [
+        ("qae_bars_total", "outcome", OUTCOMES),
+        ("qae_signals_total", "stance", Stance),
+        ("qae_silent_bars_total", "reason", SILENCES),
+        ("qae_dead_letters_total", "reason", Reason),
+        ("qae_redis_failures_total", "kind", REDIS_FAILURES),
+        ("qae_snapshot_failures_total", "kind", SNAPSHOT_FAILURES),
+    ],
+)
+def test_a_counter_stands_at_0_before_the_first_event(
+    metrics: Metrics, name: str, label: str, values: Iterable[str]
+) -> None:
+    """L09: the first event is a rise from 0, which `increase()` sees."""
+    assert {value(metrics, name, **{label: str(one)}) for one in values} == {0.0}
+
+
+def test_a_state_is_one_of_those_that_are_shown(metrics: Metrics) -> None:
+    """L05: exactly one word is 1, and it is the one that /health says."""
+    status = Status.of([])
+    metrics.show(status)
+    shown = {state: value(metrics, "qae_state", state=state) for state in STATES}
+    assert [state for state, is_on in shown.items() if is_on] == [status.state()]
+    assert value(metrics, "qae_ready") == 0
+
+
+def test_the_process_is_measured(metrics: Metrics) -> None:
+    """Memory, CPU time and start, under our prefix."""
+    memory = value(metrics, "qae_process_resident_memory_bytes")
+    assert memory is not None
+    assert memory > 1_000_000
+    assert value(metrics, "qae_process_start_time_seconds") is not None
+    assert value(metrics, "qae_process_cpu_seconds_total") is not None
 
 
 def test_the_build_is_named(metrics: Metrics) -> None:

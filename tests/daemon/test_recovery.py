@@ -165,6 +165,8 @@ async def test_a_snapshot_that_cannot_be_used_is_refused_aloud(
         await feed(client, bars[300:])
         await at_the_end(daemon, client)
         assert memory_of(daemon) == state
+    counted = "qae_snapshot_failures_total", {"kind": "refused"}
+    assert daemon.metrics.registry.get_sample_value(*counted) == 1
     [refused] = named(events, "snapshot_refused")
     words = {"damaged": "damaged", "missing": "missing", "venues": "venues", "after": "after the"}
     assert words[damage] in refused["detail"]

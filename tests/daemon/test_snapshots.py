@@ -65,8 +65,9 @@ async def ledger(client: Client) -> Ledger:
     return ledger
 
 
-def snapshots_of(ledger: Ledger, **engine: float) -> Snapshots:
-    return Snapshots(ledger, EngineSettings(**engine), Metrics("1", "a", "b"))  # type: ignore[arg-type]
+def snapshots_of(ledger: Ledger, metrics: Metrics | None = None, **engine: float) -> Snapshots:
+    settings = EngineSettings(**engine)  # type: ignore[arg-type]
+    return Snapshots(ledger, settings, metrics or Metrics("1", "a", "b"))
 
 
 async def test_a_snapshot_is_due_by_bars_or_by_time(ledger: Ledger, engine: Engine) -> None:
@@ -106,13 +107,16 @@ async def test_a_failed_one_is_tried_again_after_a_while(
 ) -> None:
     """L41, L54: neither given up, nor tried at each turn; until then its bars count."""
     await ledger.save(OLD)
-    saver = snapshots_of(ledger, snapshot_bars=1)
+    metrics = Metrics("1", "a", "b")
+    saver = snapshots_of(ledger, metrics, snapshot_bars=1)
     saver.begin(OLD.offset, 5)
     await client.config_set("maxmemory", 1)
     await saver.take(engine, "7-0", "0-0")
     await saver.finish()
     await client.config_set("maxmemory", 0)
     assert (saver.offset, saver.bars, saver.is_needed) == ("1-0", 5, True)
+    failed = "qae_snapshot_failures_total", {"kind": "save"}
+    assert metrics.registry.get_sample_value(*failed) == 1
     assert not saver.is_due(1)
     assert await ledger.load() == OLD
     monkeypatch.setattr(snapshots_module, "AGAIN_S", 0.0)
