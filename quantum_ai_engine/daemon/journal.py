@@ -72,18 +72,24 @@ def _tell_change(change: Change) -> None:
 
 def _tell_shift(agent: str, comparison: Comparison) -> None:
     """One line when features move from their training, and one when they are back."""
-    moved = [one for one in comparison.worst if one.psi > one.threshold]
-    names = ", ".join(one.column for one in moved)
-    say = log.warning if comparison.is_shift else log.info
-    say(
-        f"Features of {agent} have moved from their training, most of all {names}"
-        if comparison.is_shift
-        else f"Features of {agent} are again as in their training",
+    ratio, rows, at_ms = round(comparison.ratio, 3), comparison.rows, comparison.at_ms
+    if not comparison.is_shift:
+        log.info(
+            f"Features of {agent} are again as in their training",
+            event_name="feature_shift_over",
+            agent=agent,
+            ratio=ratio,
+            rows=rows,
+            at_ms=at_ms,
+        )
+        return
+    columns = [one.column for one in comparison.worst if one.psi > one.threshold]
+    log.warning(
+        f"Features of {agent} have moved from their training, most of all {', '.join(columns)}",
         event_name="feature_shift",
         agent=agent,
-        shifted=comparison.is_shift,
-        ratio=round(comparison.ratio, 3),
-        columns=[one.column for one in moved],
-        rows=comparison.rows,
-        at_ms=comparison.at_ms,
+        columns=columns,
+        ratio=ratio,
+        rows=rows,
+        at_ms=at_ms,
     )
