@@ -172,7 +172,7 @@ def test_without_an_engine_there_is_nothing_to_reload(tmp_path: Path) -> None:
 
 
 async def test_a_served_file_is_reloaded_by_the_command(settings: Settings, tmp_path: Path) -> None:
-    """L38, L48: `serve` and `ctl reload --wait` as systemd runs them: 0 when done, 78 with the key."""
+    """L38, L48: as systemd runs them: 0 when it is done, 78 with the key when it is refused."""
     file, runtime = tmp_path / "engine.toml", tmp_path / "r"
     base = (
         f'[redis]\nurl = "{settings.redis.url}"\n[http]\nport = 0\n'
