@@ -40,7 +40,9 @@ def main() -> None:
 
 
 def _is_completion() -> bool:
-    """Whether a shell asks what could come next; it sets a variable by the name of the program."""
+    """Whether it is about completion: a shell asks by a variable with the name of the program."""
+    if {"--show-completion", "--install-completion"} & {*sys.argv}:
+        return True
     program = Path(sys.argv[0]).name.replace("-", "_").upper()
     return f"_{program}_COMPLETE" in os.environ
 

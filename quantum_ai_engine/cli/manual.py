@@ -26,7 +26,7 @@ EXITS = (
 FILES = (
     ("config/engine.toml", "Every key of the settings with its default and meaning."),
     ("/etc/quantum-ai-engine/engine.toml", "The settings of the systemd units."),
-    ("~/.local/state/quantum-ai-engine", "Bundles, reports and a Redis of its own; HALT here."),
+    ("~/.local/state/quantum-ai-engine", "Bundles, reports, its own Redis; a file HALT halts it."),
 )
 ENVIRONMENT = (
     ("QAE_SECTION__KEY", "Sets section.key, as QAE_REDIS__URL sets redis.url."),
