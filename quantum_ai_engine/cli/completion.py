@@ -5,7 +5,6 @@ It is made from the commands themselves by `python -m quantum_ai_engine.cli.manu
 
 import inspect
 from collections.abc import Callable
-from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -74,25 +73,25 @@ def _taking(params: tuple[Param, ...]) -> Callable[..., None]:
 
 
 def _parameter(name: str, param: Param) -> inspect.Parameter:
-    complete = _settings if param.value == "KEY=VALUE" else None
-    default: Any = None
+    complete, default = _completing(param), None
     if not param.names:
-        default = typer.Argument(None, help=param.help)
+        default = typer.Argument(None, help=param.help, autocompletion=complete)
     elif param.value:
         default = typer.Option(None, *param.names, help=param.help, autocompletion=complete)
     else:
         default = typer.Option(False, *param.names, help=param.help)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=_annotation(param))
+    kind: Any = (Path if param.is_path else str) if param.value else bool
+    annotation = list[kind] | None if param.repeats else kind
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
 
 
-def _annotation(param: Param) -> Any:
-    kind: Any = str if param.value or not param.names else bool
+def _completing(param: Param) -> Callable[[str], list[str]] | None:
+    """What may stand for a value, if that is known."""
     if param.choices:
-        kind = StrEnum("Choice", {f"c{i}": choice for i, choice in enumerate(param.choices)})
-    elif param.is_path:
-        kind = Path
-    return list[kind] | None if param.repeats else kind
+        return lambda incomplete: [one for one in param.choices if one.startswith(incomplete)]
+    return _settings if param.value == "KEY=VALUE" else None
 
 
 def _settings(incomplete: str) -> list[str]:

@@ -108,8 +108,8 @@ def by_http(settings: Settings) -> Report | None:
     if not settings.http.enabled or not settings.http.port:
         return None
     health, judged = _get(settings, "/health"), _get(settings, "/agents")
-    if not isinstance(health, dict) or not isinstance(judged, list) or "ready" not in health:
-        return None
+    if not isinstance(health, dict) or not isinstance(judged, list) or "config" not in health:
+        return None  # something else listens there
     reason = health["reason"]
     return Report(
         heard="http",

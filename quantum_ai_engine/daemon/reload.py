@@ -112,6 +112,8 @@ class Reloader:
                 engines = {p: self._make_engine(settings) for p in rounds}
                 for partition, one in rounds.items():
                     await one.hand_over(engines[partition])
+                    for each in rounds.values():
+                        each.status.turns += 1  # the watchdog sees work done
             except TimeoutError as error:
                 raise ReloadRefusedError(
                     "a round is under way that Redis does not take; reload again when it serves"

@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from quantum_ai_engine.config import ConfigError, Loaded, Settings, config_hash, flatten
+from quantum_ai_engine.daemon import app as app_module
 from quantum_ai_engine.daemon import door
 from quantum_ai_engine.daemon import reload as reload_module
 from quantum_ai_engine.daemon.app import Daemon, reload_on_hangup
@@ -347,6 +348,43 @@ async def test_sighup_reloads_and_the_manager_is_told(
         assert said[0].startswith("RELOADING=1\nMONOTONIC_USEC=")
         assert said[1] == "READY=1"
         assert not daemon.stop.is_set()
+
+
+async def test_a_terminal_that_is_gone_ends_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L45: an engine in a window that was closed does not go on unseen."""
+    file = File(settings)
+    there = iter([True, False])
+    monkeypatch.setattr(app_module, "_has_terminal", lambda: next(there))
+    async with reloadable(file) as daemon:
+        with reload_on_hangup(daemon.reloads, daemon.stop):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await until(daemon.stop.is_set)
+    assert daemon.status.in_force.generation == 1
+
+
+async def test_a_standby_takes_over_with_what_it_reloaded(
+    settings: Settings, client: Client, bars: list[Bar]
+) -> None:
+    """L45: it has no state to hand on; that which it takes over goes through its settings."""
+    first, second = File(settings), File(settings)
+    async with contextlib.AsyncExitStack() as standby:
+        async with reloadable(first) as owner:
+            await feed(client, bars[:300])
+            await at_the_end(owner, client)
+            daemon = await standby.enter_async_context(reloadable(second))
+            await until(lambda: daemon.status.partitions[0].held_by)
+            second.settings = bolder(settings)
+            assert (await reload(daemon)).generation == 2
+            assert daemon.status.state() == "standby"
+        await feed(client, bars[300:])
+        await at_the_end(daemon, client)
+    hashes = [signal["config_hash"] for signal in await published(client)]
+    assert hashes == sorted(
+        hashes, key=[config_hash(settings), config_hash(bolder(settings))].index
+    )
+    assert len({*hashes}) == 2
 
 
 async def test_the_door_answers_who_asks(settings: Settings, runtime: Path) -> None:
