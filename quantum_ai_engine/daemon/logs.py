@@ -32,7 +32,13 @@ IDENTIFIER = "quantum-ai-engine"
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 QUEUE_LINES = 10_000
 CLOSE_TIMEOUT_S = 2.0
-SUBJECTS = ("symbol", "subject", "agent", "partition", "check")  # the fields that say what a line is about
+SUBJECTS = (
+    "symbol",
+    "subject",
+    "agent",
+    "partition",
+    "check",
+)  # the fields that say what a line is about
 FIELD_BYTES = 64  # the journal refuses longer names
 # The renderer gives `stack` and `exception` a meaning of its own, which a field must not touch.
 CONSOLE_NAMES = {

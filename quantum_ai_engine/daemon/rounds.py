@@ -166,6 +166,7 @@ class Rounds:
 
     def use(self, settings: Settings, engine: Engine) -> None:
         """While paused, go on with other settings and the engine that was handed the state."""
+        engine.shifts = self.engine.shifts  # no part of the state: it would begin anew
         self._settings, self.engine = settings, engine
         if not self.ownership.is_ours:
             self.status.position = None  # what we remember is no longer what counts
