@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types floorplan unit alerts check bench clean
+.PHONY: run test lint types floorplan unit alerts check man bench clean
 
 run: $(VENV)/ready
 	$(BIN)/qae demo
@@ -29,6 +29,9 @@ unit:
 # Needs promtool, which comes with Prometheus: deploy/prometheus/README.md.
 alerts:
 	deploy/prometheus/check.sh
+
+man: $(VENV)/ready-dev
+	$(BIN)/python -m quantum_ai_engine.cli.manual
 
 bench: $(VENV)/ready-dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,bench,dev,peers]'

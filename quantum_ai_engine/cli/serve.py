@@ -3,19 +3,29 @@
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 
 from quantum_ai_engine.cli.common import CommandError, ConfigOption, SetOption, load_settings
 from quantum_ai_engine.config import ConfigError, Loaded
 from quantum_ai_engine.daemon import logs
-from quantum_ai_engine.daemon.app import Daemon, EmbeddedRedisEnded, stop_on_signals
+from quantum_ai_engine.daemon.app import (
+    Daemon,
+    EmbeddedRedisEnded,
+    reload_on_hangup,
+    stop_on_signals,
+)
 from quantum_ai_engine.daemon.commit import OwnershipLost
 from quantum_ai_engine.daemon.loglimit import LineLimit
 from quantum_ai_engine.daemon.notify import Notifier
 
 
 def serve(config: ConfigOption = None, assignments: SetOption = None) -> None:
-    """Serve: read bars from Redis, publish signals, until SIGTERM."""
-    loaded = load_settings(config, assignments)
+    """Serve: read bars from Redis, publish signals, until SIGTERM; SIGHUP reloads the settings."""
+
+    def read() -> Loaded:
+        return load_settings(config, assignments)
+
+    loaded = read()
     settings = loaded.settings.log
     log = logs.configure(
         settings.level,
@@ -25,17 +35,17 @@ def serve(config: ConfigOption = None, assignments: SetOption = None) -> None:
         limit=LineLimit(settings.burst_lines, settings.again_s),
     )
     try:
-        asyncio.run(_serve(loaded, log))
+        asyncio.run(_serve(loaded, read, log))
     except BaseExceptionGroup as group:
         raise expected(group) or group from None
     finally:
         log.close()
 
 
-async def _serve(loaded: Loaded, log: logs.LogHandle) -> None:
-    daemon = Daemon(loaded, Notifier(os.environ.get("NOTIFY_SOCKET")))
+async def _serve(loaded: Loaded, read: Callable[[], Loaded], log: logs.LogHandle) -> None:
+    daemon = Daemon(loaded, Notifier(os.environ.get("NOTIFY_SOCKET")), read)
     daemon.metrics.observe_log(log)
-    with stop_on_signals(daemon.stop):
+    with stop_on_signals(daemon.stop), reload_on_hangup(daemon.reloads, daemon.stop):
         await daemon.run()
 
 

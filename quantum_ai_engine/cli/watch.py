@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Collection
 from typing import Annotated
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.live import Live
@@ -55,35 +57,107 @@ def watch(
     symbol: Annotated[
         list[str] | None, typer.Option(help="Only this symbol; repeatable.", show_default=False)
     ] = None,
+    stance: Annotated[
+        list[Stance] | None, typer.Option(help="Only this stance; repeatable.", show_default=False)
+    ] = None,
+    min_confidence: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Only signals at least so confident.")
+    ] = 0.0,
+    changes: Annotated[
+        bool,
+        typer.Option("--changes", help="Only where a stance changes, line by line; also to flat."),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object per line, for programs.")
+    ] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Watch signals live: a table of the newest per symbol, until Ctrl-C."""
+    """Watch signals live: a table of the newest per symbol, until Ctrl-C.
+
+    Filters leave out signals; what is not about one signal is always told.
+    """
     settings = load_settings(config, assignments).settings
     after = ALL if start == "all" else start
     try:
         positions(after, settings.redis.partitions)
     except ValueError as error:
         raise UsageError(f"--from: {error}") from error
+    wanted = Wanted(stance or (), min_confidence, changes)
+    is_table = out.is_terminal and not (lines or changes or as_json)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_watch(settings, lines or not out.is_terminal, after, symbol or []))
+        asyncio.run(_watch(settings, is_table, after, symbol or [], wanted, as_json))
 
 
-async def _watch(settings: Settings, lines: bool, after: str, symbols: list[str]) -> None:
+async def _watch(
+    settings: Settings,
+    is_table: bool,
+    after: str,
+    symbols: list[str],
+    wanted: "Wanted",
+    as_json: bool,
+) -> None:
     async with redis_client(settings):
         pass  # somebody answers; from here on the client outlives what may come
     client = SignalClient(redis_address(settings), settings, symbols=symbols)
-    if lines:
+    if not is_table:
         async for update in client.follow(after):
-            say(text(update), out)
+            if wanted.take(update):
+                say(msgspec.json.encode(update).decode() if as_json else text(update), out)
         return
-    board = Board(settings.redis.partitions)
+    board = Board(settings.redis.partitions, wanted)
     with Live(board.table(), console=out, refresh_per_second=4) as live:
         async for update in client.follow(after):
             board.update(update)
             if isinstance(update, CaughtUp):
-                board.signals |= client.standing()  # also those from before we came
+                for signal in client.standing().values():  # also those from before we came
+                    board.show(signal)
             live.update(board.table())
+
+
+class Wanted:
+    """Which updates are shown: signals by stance and confidence, or where a stance changes.
+
+    A series that expires or stalls has become flat.
+    """
+
+    def __init__(
+        self,
+        stances: Collection[Stance] = (),
+        min_confidence: float = 0.0,
+        only_changes: bool = False,
+    ) -> None:
+        self._stances = frozenset(stances)
+        self._min_confidence = min_confidence
+        self._only_changes = only_changes
+        self._last: dict[Series, Stance] = {}
+
+    def of(self, signal: Signal) -> bool:
+        """Whether a signal is shown, by stance and confidence."""
+        return self._is_stance(signal.stance) and signal.confidence >= self._min_confidence
+
+    def take(self, update: Update) -> bool:
+        """Whether an update is shown; what it says of a stance is remembered."""
+        match update:
+            case Target(signal=signal):
+                return self._changes(signal, signal.stance, self.of(signal))
+            case Past(signal=signal):
+                return self.of(signal) and not self._only_changes
+            case Expired(signal=signal):
+                return self._changes(signal, Stance.FLAT, self._is_stance(Stance.FLAT))
+            case Stalled(tombstone=stone):
+                return self._changes(stone, Stance.FLAT, self._is_stance(Stance.FLAT))
+            case _:
+                return True
+
+    def _is_stance(self, stance: Stance) -> bool:
+        return not self._stances or stance in self._stances
+
+    def _changes(self, message: Signal | Tombstone, now: Stance, is_shown: bool) -> bool:
+        series = message.symbol, message.interval
+        before = self._last.get(series)
+        self._last[series] = now
+        return is_shown and not (self._only_changes and now is before)
 
 
 def text(update: Update) -> Text:
@@ -121,8 +195,9 @@ def line(signal: Signal) -> Text:
 class Board:
     """What the table shows: the newest signal per series, why it is flat, what else there is."""
 
-    def __init__(self, partitions: int = 1) -> None:
+    def __init__(self, partitions: int = 1, wanted: Wanted | None = None) -> None:
         self.signals: dict[Series, Signal] = {}
+        self._wanted = wanted or Wanted()
         self._partitions = partitions
         self._flat: dict[Series, str] = {}
         self._silent: dict[int, str] = {}
@@ -132,7 +207,7 @@ class Board:
         """Take in what has happened."""
         match update:
             case Target(signal=signal):
-                self.signals[signal.symbol, signal.interval] = signal
+                self.show(signal)
                 self._flat.pop((signal.symbol, signal.interval), None)
             case Expired(signal=signal):
                 self._flat[signal.symbol, signal.interval] = "expired"
@@ -146,6 +221,13 @@ class Board:
                 self._note = words(update)
             case Past() | CaughtUp():
                 pass
+
+    def show(self, signal: Signal) -> None:
+        """The newest of a series; a series whose newest is not wanted is left out."""
+        if self._wanted.of(signal):
+            self.signals[signal.symbol, signal.interval] = signal
+        else:
+            self.signals.pop((signal.symbol, signal.interval), None)
 
     def table(self) -> Table:
         """The table as it is now."""

@@ -5,7 +5,8 @@ import contextlib
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -20,10 +21,11 @@ from quantum_ai_engine.config import (
     Loaded,
     Settings,
     bundle_dir,
+    config_hash,
     redis_dir,
     state_dir,
 )
-from quantum_ai_engine.daemon import http, pulse
+from quantum_ai_engine.daemon import door, http, logs, pulse
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis, NoPlaceError
@@ -34,9 +36,10 @@ from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
 from quantum_ai_engine.daemon.ownership import Entrance
+from quantum_ai_engine.daemon.reload import Reloader, ReloadRefusedError, Requests
 from quantum_ai_engine.daemon.rounds import Rounds, Shared
 from quantum_ai_engine.daemon.shifted import ShiftCollector
-from quantum_ai_engine.daemon.status import Status
+from quantum_ai_engine.daemon.status import InForce, Status
 from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Identity
 from quantum_ai_engine.features.sessions import Calendars
@@ -52,9 +55,17 @@ class EmbeddedRedisEnded(Exception):  # noqa: N818 (what happened)
 
 
 class Daemon:
-    """Everything that serves, put together from the settings and not yet started."""
+    """Everything that serves, put together from the settings and not yet started.
 
-    def __init__(self, loaded: Loaded, notifier: Notifier) -> None:
+    `read_again` gives the settings anew from all their layers, for a reload.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        notifier: Notifier,
+        read_again: Callable[[], Loaded] | None = None,
+    ) -> None:
         self.settings = settings = loaded.settings
         self.notifier = notifier
         build = build_id()
@@ -79,9 +90,8 @@ class Daemon:
             lambda name, seconds: self.metrics.inference.labels(name).observe(seconds),
             _report_agent,
         )
-        self._identity = Identity(
-            settings.engine.environment, f"{version()}+{build}", loaded.config_hash
-        )
+        self._engine_name = f"{version()}+{build}"
+        self.status.in_force = InForce(self._engine_name, loaded.config_hash)
         self.metrics.observe_pool(self.pool)
         self._calendars = Calendars(settings.sessions.by_symbol())
         self._killswitch = KillSwitch(state_dir(settings))
@@ -91,6 +101,11 @@ class Daemon:
         register = self.metrics.registry.register
         register(JudgedCollector(lambda: [e.state.judgement for e in self._engines().values()]))
         register(ShiftCollector(lambda: [e.shifts for e in self._engines().values()]))
+        self._read_again = read_again
+        reloader = Reloader(
+            read_again, lambda: self.settings, lambda: self.rounds, self._engine_of, self._apply
+        )
+        self.reloads = Requests(reloader, self.status, self.metrics, notifier)
         self.http_address = ""
 
     async def run(self) -> None:
@@ -101,7 +116,12 @@ class Daemon:
         ):
             self.rounds = self._rounds(client)
             await self._killswitch.look()
-            async with self._warm_pool(), self._listening(), asyncio.TaskGroup() as tasks:
+            async with (
+                self._warm_pool(),
+                self._listening(),
+                self._door(),
+                asyncio.TaskGroup() as tasks,
+            ):
                 service = [tasks.create_task(task) for task in self._background(client)]
                 if server is not None:
                     service.append(tasks.create_task(_outlive(server)))
@@ -163,7 +183,23 @@ class Daemon:
         return {p: Rounds(shared, client.at(p), keys.at(p)) for p in self.settings.redis.served}
 
     def _make_engine(self) -> Engine:
-        return Engine(self.settings, self.pool, self._identity, self._calendars)
+        return self._engine_of(self.settings)
+
+    def _engine_of(self, settings: Settings) -> Engine:
+        """An engine of these settings, which knows nothing yet."""
+        hashed = config_hash(settings)
+        identity = Identity(settings.engine.environment, self._engine_name, hashed)
+        return Engine(settings, self.pool, identity, self._calendars)
+
+    def _apply(self, settings: Settings) -> None:
+        """Put other settings in force for all that is not of a partition."""
+        if settings.log.level != self.settings.log.level:
+            logs.set_level(settings.log.level)
+        self.settings = settings
+        self.status.in_force.config_hash = config_hash(settings)
+        self.metrics.show_config(
+            self.status.in_force.config_hash, self.status.in_force.generation + 1
+        )
 
     def _engines(self) -> dict[int, Engine]:
         return {p: rounds.engine for p, rounds in self.rounds.items()}
@@ -179,8 +215,9 @@ class Daemon:
         yield pulse.measure_process(self.status, self.metrics, self._budget)
         yield pulse.report(self.status, self.metrics, self.notifier)
         for rounds in self.rounds.values():
-            yield pulse.Heart(rounds, settings, self.status).run()
+            yield pulse.Heart(rounds, self.status).run()
         yield self._killswitch.watch()
+        yield self.reloads.run(self.ready)
         interval_s = watchdog_interval_s(os.environ, os.getpid())
         if interval_s is not None:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
@@ -220,8 +257,8 @@ class Daemon:
             workers=self.pool.workers,
             redis=url,
             http=self.http_address or "off",
-            version=self._identity.engine,
-            config_hash=self._identity.config_hash,
+            version=self._engine_name,
+            config_hash=self.status.in_force.config_hash,
         )
 
     @contextlib.asynccontextmanager
@@ -237,6 +274,24 @@ class Daemon:
         finally:
             self.pool.close()
             gc.unfreeze()
+
+    @contextlib.asynccontextmanager
+    async def _door(self) -> AsyncIterator[None]:
+        """Let `qae ctl reload` in, where there is something to reload."""
+        if self._read_again is None:
+            yield
+            return
+        async with door.listening(door.runtime_dir(os.environ), self._answer):
+            yield
+
+    async def _answer(self, word: str) -> dict[str, Any]:
+        """What is told to who asks by the door."""
+        if word != "reload":
+            return {"refused": f"{word!r} is not understood; there is `reload`"}
+        try:
+            return (await self.reloads.reload())._asdict()
+        except ReloadRefusedError as refused:
+            return {"refused": str(refused)}
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
@@ -290,6 +345,33 @@ def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+@contextlib.contextmanager
+def reload_on_hangup(reloads: Requests, stop: asyncio.Event) -> Iterator[None]:
+    """SIGHUP asks for a reload; where it says that the terminal is gone, it sets `stop`."""
+    loop, had_terminal = asyncio.get_running_loop(), _has_terminal()
+
+    def received() -> None:
+        if had_terminal and not _has_terminal():
+            stop.set()
+        else:
+            reloads.ask()
+
+    loop.add_signal_handler(signal.SIGHUP, received)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+def _has_terminal() -> bool:
+    """Whether the process has a terminal that is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 @contextlib.asynccontextmanager

@@ -82,7 +82,7 @@ class LogHandle:
     def open(self, level: str) -> None:
         """Take over the root logger: other handlers would write each line twice."""
         self._root.handlers[:] = [self._entrance]
-        self._root.setLevel(level.upper())
+        set_level(level)
         logging.captureWarnings(True)
         self._listener.start()
         self._is_open = True
@@ -128,9 +128,6 @@ def configure(
         sink = _Journal(journal_socket)
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, _to_stdlib],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.getLevelNamesMapping()[level.upper()]
-        ),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,  # a reload may change the level
     )
@@ -138,6 +135,13 @@ def configure(
     handle = LogHandle(sink, limit or LineLimit(defaults.burst_lines, defaults.again_s))
     handle.open(level)
     return handle
+
+
+def set_level(level: str) -> None:
+    """Log what is at or above a level from now on; `level` is that of the setting `log.level`."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger().setLevel(number)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(number))
 
 
 def is_journal(environ: Mapping[str, str], stream: TextIO) -> bool:

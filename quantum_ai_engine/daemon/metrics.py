@@ -101,9 +101,14 @@ class Metrics:
         )
         self.bridged = counter("bridged_messages", "Messages copied from the bar channel")
         self.redis_failures = counter("redis_failures", "Commands Redis did not serve", "kind")
+        self.generation = gauge("config_generation", "Settings in force since the start, counted")
+        self.reload_successful = gauge(
+            "config_last_reload_successful", "0 when the settings read last were refused"
+        )
         self.dropped_logs = gauge("log_records_dropped", "Log records dropped, the queue was full")
         self.build_info = gauge("build_info", "What runs", "version", "build", "config")
-        self.build_info.labels(version, build, config).set(1)
+        self._version, self._build = version, build
+        self.show_config(config, 1)
         ProcessCollector(namespace="qae", registry=registry)
         _begin(self.bars, OUTCOMES)
         _begin(self.signals, Stance)
@@ -111,6 +116,13 @@ class Metrics:
         _begin(self.dead, Reason)
         _begin(self.redis_failures, REDIS_FAILURES)
         _begin(self.snapshot_failures, SNAPSHOT_FAILURES)
+
+    def show_config(self, config: str, generation: int) -> None:
+        """Show hash and count of the settings in force: they are those that were read last."""
+        self.generation.set(generation)
+        self.reload_successful.set(1)
+        self.build_info.clear()
+        self.build_info.labels(self._version, self._build, config).set(1)
 
     def update(self, done: Round, dead: Sequence[DeadLetter], seconds: float) -> None:
         """Count a committed round that took `seconds` from receipt to commit."""

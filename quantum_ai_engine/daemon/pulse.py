@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from quantum_ai_engine.agents.budget import CpuBudget
 from quantum_ai_engine.agents.pool import AgentPool
-from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.client import Unreachable
 from quantum_ai_engine.daemon.commit import Conflict, OwnershipLost
 from quantum_ai_engine.daemon.feed import time_ms
@@ -51,11 +50,10 @@ class Heart:
     Who does not own the partition is silent.
     """
 
-    def __init__(self, rounds: Rounds, settings: Settings, status: Status) -> None:
+    def __init__(self, rounds: Rounds, status: Status) -> None:
         self._rounds = rounds
-        self._settings = settings
         self._status = status
-        self._freshness = Freshness(rounds.keys, settings.engine.environment)
+        self._freshness = Freshness(rounds.keys, rounds.settings.engine.environment)
         self._trim_at = time.monotonic()
 
     async def run(self, period_s: float = PERIOD_S) -> None:
@@ -89,12 +87,12 @@ class Heart:
         self._trim_at = time.monotonic() + TRIM_EVERY_S
         # What came after the snapshot is needed by the next start.
         keep_from = self._rounds.snapshots.offset or position
-        retention_ms = round(self._settings.redis.bars_retention_hours * 3_600_000)
+        retention_ms = round(self._rounds.settings.redis.bars_retention_hours * 3_600_000)
         await self._rounds.feed.trim(keep_from, retention_ms, self._rounds.equity)
 
     def _stopped(self, one: PartitionStatus, position: str) -> list[tuple[str, str]]:
         """What to tell of series that have stopped since the last beat."""
-        state, engine = self._rounds.engine.state, self._settings.engine
+        state, engine = self._rounds.engine.state, self._rounds.settings.engine
         if engine.clock == "bars":
             now_ms = state.newest_close
         else:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -41,9 +41,11 @@ from quantum_ai_engine.daemon.tasks import end
 from quantum_ai_engine.engine import Engine, Now
 from quantum_ai_engine.events import Command, Signal
 from quantum_ai_engine.risk.brain import State
+from quantum_ai_engine.state.saved import seal
 
 REST_PART_S = 1.0
 SAVE_WITHIN_S = 0.8  # at the end; a restart learns from an earlier snapshot, too
+PAUSE_PART_S = 0.02  # how often it is looked whether rounds can be paused
 STANDBY_PART_S = 0.5  # how often a standby looks whether the partition has become free
 
 log = structlog.get_logger()
@@ -60,6 +62,10 @@ class Shared:
     killswitch: KillSwitch
     status: Status
     metrics: Metrics
+
+
+class NotSavedError(Exception):
+    """The state could not be saved just now; the log says why."""
 
 
 class Step(NamedTuple):
@@ -105,6 +111,7 @@ class Rounds:
         self._journal = Journal()
         self._failures = 0
         self._is_suspect = False
+        self._between = asyncio.Lock()  # held while a round is under way, or a state is built
         self.settled = asyncio.Event()  # the first look at Redis is over, whatever it gave
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -126,6 +133,44 @@ class Rounds:
         """How far the equity stream was followed."""
         return self._equity
 
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @contextlib.asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Between two rounds: none begins, and no state is built, until the end of the context."""
+        while True:
+            async with self._between:
+                if self._step is None and not self._is_suspect:
+                    yield
+                    return
+            await asyncio.sleep(PAUSE_PART_S)
+
+    async def hand_over(self, engine: Engine) -> None:
+        """While paused, give a new engine of other settings the state of this one, and save that.
+
+        So a restart goes on from here: it never takes an earlier bar through the other settings.
+        Raises `NotSavedError` or `SnapshotError`; nothing has changed then.
+        """
+        if self.position is None or not self.ownership.is_ours:
+            return  # nothing is known here; it will be built by the new settings
+        parts = [seal(part) for part in self.engine.state.parts()]
+        for _ in engine.state.restoring(parts):
+            await asyncio.sleep(0)
+        await self.snapshots.take(self.engine, self.position, self._record)
+        await self.snapshots.finish()
+        if self.snapshots.has_failed:
+            raise NotSavedError(f"the state of partition {self.keys.partition} was not saved")
+
+    def use(self, settings: Settings, engine: Engine) -> None:
+        """While paused, go on with other settings and the engine that was handed the state."""
+        engine.shifts = self.engine.shifts  # no part of the state: it would begin anew
+        self._settings, self.engine = settings, engine
+        if not self.ownership.is_ours:
+            self.status.position = None  # what we remember is no longer what counts
+
     def suspect(self) -> None:
         """Look again, before the next round, whether the partition is still ours."""
         self._is_suspect = True
@@ -137,9 +182,10 @@ class Rounds:
             while not stop.is_set() and not self._is_suspect:
                 await self._rest(stop)
                 batch = await self._read(stop)
-                if not batch.is_empty:
-                    await self._round(batch)
-                await self._save_if_due()
+                async with self._between:
+                    if not batch.is_empty:
+                        await self._round(batch)
+                    await self._save_if_due()
                 self.status.turns += 1
         except Conflict as conflict:
             self._metrics.conflicts.inc()
@@ -173,11 +219,12 @@ class Rounds:
         await self._shared.entrance.enter()
         if not await self._own(stop):
             return
-        position = await self.ledger.position()
-        if position is None and self.position not in (None, START) and await self._is_lost():
-            await self._lost_data()
-        elif (position or START) != self.position or self._step is not None:
-            await self._rebuild(position or START)
+        async with self._between:
+            position = await self.ledger.position()
+            if position is None and self.position not in (None, START) and await self._is_lost():
+                await self._lost_data()
+            elif (position or START) != self.position or self._step is not None:
+                await self._rebuild(position or START)
         self._serving()
 
     async def _own(self, stop: asyncio.Event) -> bool:

@@ -46,6 +46,11 @@ class Snapshots:
         self._taken_at = time.monotonic()
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the last one could not be saved."""
+        return self._has_failed
+
+    @property
     def is_needed(self) -> bool:
         """Whether a restart would have anything to learn."""
         return self.bars > 0 or self._has_failed

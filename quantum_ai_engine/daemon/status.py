@@ -113,11 +113,25 @@ class PartitionStatus(Work):
 
 
 @dataclass(slots=True)
+class InForce:
+    """What runs: the engine's version and build, and the settings, counted since the start.
+
+    `refused` is why the settings that were read last are not in force; None when they are.
+    """
+
+    engine: str = ""
+    config_hash: str = ""
+    generation: int = 1
+    refused: str | None = None
+
+
+@dataclass(slots=True)
 class Status(Work):
     """The work done for all partitions, and where each of them and each agent stands."""
 
     agents: dict[str, AgentStatus]
     partitions: dict[int, PartitionStatus]
+    in_force: InForce = field(default_factory=InForce)
     started_at: float = field(default_factory=time.time)
     loop_lag_s: float = 0.0
     stopping: bool = False
@@ -235,6 +249,9 @@ class Status(Work):
             "loop_lag_ms": round(self.loop_lag_s * 1000, 3),
             "stale": len(one.stale),
             "stale_series": one.stale[:STALE_NAMED],
+            "engine": self.in_force.engine,
+            "config_hash": self.in_force.config_hash,
+            "config_generation": self.in_force.generation,
         }
 
     def health(self) -> dict[str, Any]:
@@ -257,6 +274,12 @@ class Status(Work):
             "lag_bars": self.lag_bars,
             "stale_series": self.stale,
             "loop_lag_ms": round(self.loop_lag_s * 1000, 3),
+            "engine": self.in_force.engine,
+            "config": {
+                "generation": self.in_force.generation,
+                "hash": self.in_force.config_hash,
+                "refused": self.in_force.refused,
+            },
             "uptime_s": round(time.time() - self.started_at, 3),
         }
 
@@ -265,8 +288,10 @@ class Status(Work):
         votes = "none" if self.effective_votes is None else f"{self.effective_votes:.1f}"
         text = (
             f"{self.state()}: {self.processed} bars, {self.signals} signals, {self.refused} "
-            f"refused, effective votes {votes}, lag {self.lag_ms} ms"
+            f"refused, effective votes {votes}, lag {self.lag_ms} ms, "
+            f"settings {self.in_force.generation}"
         )
+        text += " (newer ones were refused)" if self.in_force.refused else ""
         return f"{text} ({self.reason()})" if self.reason() else text
 
     def _all_failed(self) -> bool:

@@ -9,7 +9,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from quantum_ai_engine.cli import app as commands
-from quantum_ai_engine.cli.app import app
+from quantum_ai_engine.cli.app import build
 from quantum_ai_engine.config import Venue
 from quantum_ai_engine.features.kernel import KERNEL_VERSION, matrix
 from quantum_ai_engine.features.schema import SETS
@@ -21,7 +21,7 @@ from ..market.test_stream import written
 
 
 def run(*arguments: object) -> None:
-    result = CliRunner().invoke(app, ["features", *map(str, arguments)])
+    result = CliRunner().invoke(build(), ["features", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output

@@ -1,6 +1,7 @@
 """Watching signals: what lines and the table say, and that they follow the engine."""
 
 import asyncio
+import json
 import os
 import signal as unix
 import sys
@@ -11,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from quantum_ai_engine.cli.common import UsageError
-from quantum_ai_engine.cli.watch import Board, line, text, watch
+from quantum_ai_engine.cli.watch import Board, Wanted, line, text, watch
 from quantum_ai_engine.client import (
     CaughtUp,
     EngineBack,
@@ -26,7 +27,7 @@ from quantum_ai_engine.client import (
 )
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis
-from quantum_ai_engine.events import Abstained, Abstention, Vote
+from quantum_ai_engine.events import Abstained, Abstention, Stance, Vote
 
 from ..following import Engine, signal, tombstone
 
@@ -112,18 +113,63 @@ def test_a_silent_engine_is_flat_as_a_whole() -> None:
     assert "silent" not in shown(board)
 
 
+def long(minute: int, **more: object) -> Target:
+    return Target(signal(minute=minute, **more), f"{minute}-0")
+
+
+def flat(minute: int) -> Target:
+    return Target(signal(minute=minute, target=0.0), f"{minute}-0")
+
+
+def test_only_changes_of_a_stance_are_told() -> None:
+    """The first stance, each other one after it, and that a target has ended."""
+    wanted = Wanted(only_changes=True)
+    updates = [long(2), long(3), flat(4), flat(5), long(6), Expired(signal(minute=6)), flat(9)]
+    assert [wanted.take(one) for one in updates] == [True, False, True, False, True, True, False]
+    assert wanted.take(long(10))
+    assert wanted.take(Stalled(tombstone(minute=10)))
+    assert wanted.take(Target(signal("ETHUSDT"), "11-0"))
+    assert not wanted.take(Past(signal(minute=12), "12-0", "it has expired"))
+
+
+def test_filters_leave_out_signals_alone() -> None:
+    """By stance and confidence; an engine that is silent is told whatever was asked for."""
+    wanted = Wanted([Stance.LONG], 0.2)
+    assert wanted.take(long(2))
+    assert not wanted.take(flat(3))
+    assert not wanted.take(long(4, confidence=0.19, target=0.1))
+    assert wanted.take(EngineSilent(0, "it has no heartbeat"))
+    assert wanted.take(Missed(0, "1-0", None))
+    assert not wanted.take(Expired(signal()))
+
+
+def test_a_series_whose_newest_signal_is_not_wanted_leaves_the_table() -> None:
+    """L08: an earlier signal does not stay in the place of a newer one."""
+    board = Board(wanted=Wanted([Stance.LONG]))
+    board.update(long(2))
+    assert "+0.300" in shown(board)
+    board.update(flat(3))
+    assert board.table().row_count == 0
+
+
 def test_what_is_no_position_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="--from: position 'yesterday' is not an entry id"):
-        watch(lines=True, start="yesterday", symbol=None, config=None, assignments=None)
+        watch(lines=True, start="yesterday")
 
 
 @pytest.fixture
-async def watching(redis: EmbeddedRedis, client: Client) -> AsyncIterator[Process]:
+def options() -> list[str]:
+    return ["--lines", "--from", "all", "--symbol", "ETHUSDT"]
+
+
+@pytest.fixture
+async def watching(
+    redis: EmbeddedRedis, client: Client, options: list[str]
+) -> AsyncIterator[Process]:
     """A process that shows ETHUSDT from the first entry on."""
     engine = Engine(client)
     await engine.beat()
     await engine.write(signal(), signal("ETHUSDT"))
-    options = ["--lines", "--from", "all", "--symbol", "ETHUSDT"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
@@ -154,3 +200,18 @@ async def test_it_follows_until_ctrl_c(watching: Process, client: Client) -> Non
         watching.send_signal(unix.SIGINT)
         assert await watching.wait() == 0
         assert await watching.stderr.read() == b""
+
+
+@pytest.mark.parametrize(
+    "options", [["--json", "--from", "all", "--changes", "--stance", "long", "--stance", "flat"]]
+)
+async def test_programs_get_json_lines(watching: Process, client: Client) -> None:
+    """Each line is one update by its kind; a stance that stays is left out."""
+    assert watching.stdout is not None
+    async with asyncio.timeout(30):
+        lines = [json.loads(await watching.stdout.readline()) for _ in range(3)]
+        assert [line["type"] for line in lines] == ["Target", "Target", "CaughtUp"]
+        assert {line["signal"]["symbol"] for line in lines[:2]} == {"BTCUSDT", "ETHUSDT"}
+        await Engine(client).write(signal(minute=3), signal(minute=4, target=0.0))
+        line = json.loads(await watching.stdout.readline())
+        assert (line["signal"]["close_time"], line["signal"]["stance"]) == (240_000, "flat")

@@ -212,7 +212,7 @@ def rounds(client: Client, quiet: Settings, pool: AgentPool, status: Status) -> 
 
 @pytest.fixture
 def heart(rounds: Rounds, quiet: Settings, status: Status) -> Heart:
-    return Heart(rounds, quiet, status)
+    return Heart(rounds, status)
 
 
 async def test_who_does_not_own_the_partition_is_silent(client: Client, heart: Heart) -> None:
@@ -313,7 +313,7 @@ async def test_the_heart_outlives_redis(
     later = EmbeddedRedis(tmp_path / "later")
     async with connect(RedisSettings(), later.url) as client:
         rounds = rounds_of(client, quiet, pool, status)
-        async with beating(Heart(rounds, quiet, status)):
+        async with beating(Heart(rounds, status)):
             async with later:
                 assert await rounds.ownership.take() is None
                 rounds.status.position = "1-0"

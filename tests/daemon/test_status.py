@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from quantum_ai_engine.agents.base import Agent
-from quantum_ai_engine.daemon.status import AgentStatus, Status
+from quantum_ai_engine.daemon.status import AgentStatus, InForce, Status
 from quantum_ai_engine.engine import Round
 from quantum_ai_engine.events import Abstained, Abstention, Vote
 
@@ -120,7 +120,21 @@ def test_counts_add_up(status: Status) -> None:
     status.update(voted(), 0)
     assert status.seen == 11
     assert status.health()["bars"] == {"processed": 6, "duplicates": 2, "refused": 3}
-    assert status.line() == ("ok: 6 bars, 1 signals, 3 refused, effective votes 1.0, lag 0 ms")
+    assert status.line() == (
+        "ok: 6 bars, 1 signals, 3 refused, effective votes 1.0, lag 0 ms, settings 1"
+    )
+
+
+def test_settings_that_were_refused_are_told(status: Status) -> None:
+    """L45: which settings are in force, and that newer ones are not."""
+    status.update(voted(), 0)
+    status.in_force = InForce("0.1.0+abc", "0123", 3, "unknown key risk.thresh (engine.toml)")
+    assert status.line().endswith("settings 3 (newer ones were refused)")
+    assert status.health()["config"] == {
+        "generation": 3,
+        "hash": "0123",
+        "refused": "unknown key risk.thresh (engine.toml)",
+    }
 
 
 def test_the_heartbeat_holds_work(status: Status) -> None:
@@ -128,6 +142,7 @@ def test_the_heartbeat_holds_work(status: Status) -> None:
     status.update(voted(), 0)
     status.note_newest(120_000, 0)
     status.partitions[0].lag_ms, status.partitions[0].lag_bars, status.loop_lag_s = 7, 2, 0.0015
+    status.in_force = InForce("0.1.0+abc", "0123")
     assert status.heartbeat() == {
         "state": "ok",
         "partition": 0,
@@ -140,6 +155,9 @@ def test_the_heartbeat_holds_work(status: Status) -> None:
         "loop_lag_ms": 1.5,
         "stale": 0,
         "stale_series": (),
+        "engine": "0.1.0+abc",
+        "config_hash": "0123",
+        "config_generation": 1,
     }
 
 

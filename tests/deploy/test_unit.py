@@ -46,6 +46,12 @@ def check(*units: Path) -> subprocess.CompletedProcess[str]:
             "/opt/quantum-ai-engine/bin/quantum-ai-engine serve "
             "--config /etc/quantum-ai-engine/engine.toml",
         ),
+        (
+            "ExecReload",
+            "/opt/quantum-ai-engine/bin/quantum-ai-engine ctl reload --wait --pid $MAINPID",
+        ),
+        ("RuntimeDirectory", "quantum-ai-engine"),
+        ("RuntimeDirectoryMode", "0700"),
         ("TimeoutStartSec", "180"),
         ("TimeoutStopSec", "10"),
         ("KillMode", "mixed"),
@@ -126,11 +132,12 @@ def test_an_instance_differs_only_in_what_is_its_own() -> None:
         "Environment",
         "EnvironmentFile",
         "ExecStart",
+        "RuntimeDirectory",
         "StateDirectory",
         "User",
         "WorkingDirectory",
     }
-    for key in ("CacheDirectory", "StateDirectory", "User"):
+    for key in ("CacheDirectory", "RuntimeDirectory", "StateDirectory", "User"):
         assert instance[key] == ["quantum-ai-engine-%i"]
     assert instance["WorkingDirectory"] == ["%S/quantum-ai-engine-%i"]
     assert instance["ExecStart"] == [plain["ExecStart"][0] + " --set redis.partition=%i"]
