@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.ensemble import combine
 from quantum_ai_engine.agents.normaliser import Standardiser
-from quantum_ai_engine.agents.panel import Ballot, Predictor, Question, ask
+from quantum_ai_engine.agents.panel import Ballot, Inquiry, Predictor, Question, ask
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.events import (
+    INTERVALS,
     SIGNAL_SCHEMA,
     Abstained,
     Abstention,
@@ -203,19 +204,18 @@ class Engine:
                     await asyncio.sleep(0)  # a thousand of them take longer than others can wait
         return done
 
-    async def forecast(self, symbol: str, interval: str) -> Forecast | Unheard:
-        """What the ensemble says now of a known series; changes nothing."""
+    def inquiry(self, symbol: str, interval: str) -> Inquiry:
+        """What agents have to know to be asked about a known series as it is now."""
         series, features = self.state.at(symbol, interval), self.state.features
         at, count = np.array([series]), np.array([features.count(series)])
         # Copied: bars may arrive while the agents have yet to read.
         windows = {
             name: Windows.of(features.windows(name, at, count).array()) for name in self._sets
         }
-        question = Question(interval, int(count[0]), self.state.whole(series))
-        return self._heard((await ask(self._predictor, [question], windows))[0])
+        return Inquiry(Question(interval, int(count[0]), self.state.whole(series)), windows)
 
-    async def forecast_of(self, bars: Sequence[Bar]) -> Forecast | Unheard:
-        """What the ensemble says after these bars of one series alone; changes nothing."""
+    def inquiry_of(self, bars: Sequence[Bar]) -> Inquiry:
+        """The same after these bars of one series alone."""
         rows = self._rows_of(bars)
         windows = {
             name: Windows.of(rows[np.newaxis, -s.window :, s.indices])
@@ -224,22 +224,26 @@ class Engine:
         newest, times = bars[-1], np.array([bar.open_time for bar in bars])
         holes = self._calendars.of(newest.symbol).holes(times, newest.interval_ms)
         question = Question(newest.interval, len(bars), int(whole_runs(holes)[-1]))
-        return self._heard((await ask(self._predictor, [question], windows))[0])
+        return Inquiry(question, windows)
 
-    def _heard(self, ballot: Ballot) -> Forecast | Unheard:
-        """What a ballot comes to by the newest ruling."""
+    def heard(self, ballot: Ballot) -> Forecast | Unheard:
+        """What the answers to an inquiry come to by the newest ruling; changes nothing."""
         votes, _ = self._votes(ballot, self.state.judgement.rulings[-1])
         return combine(votes, ballot.abstained) or ballot.abstained
 
     def series(self) -> list[tuple[str, str, int, int | None]]:
         """Symbol, interval, bars seen and newest close time of every known series."""
-        listed = []
-        for symbol, interval in self.state.names():
-            series = self.state.at(symbol, interval)
-            newest = self.state.newest(series)
-            count = self.state.features.count(series)
-            listed.append((symbol, interval, count, newest.close_time if newest else None))
-        return listed
+        return [(*name, *self.progress(*name)) for name in self.state.names()]
+
+    def intervals(self, symbol: str) -> list[str]:
+        """At which intervals bars of a symbol have come."""
+        return [name for name in INTERVALS if self.state.find(symbol, name) is not None]
+
+    def progress(self, symbol: str, interval: str) -> tuple[int, int | None]:
+        """Bars seen and newest close time of a known series."""
+        series = self.state.at(symbol, interval)
+        newest = self.state.newest(series)
+        return self.state.features.count(series), newest.close_time if newest else None
 
     def names(self) -> list[str]:
         """What `recent` can be asked for: bar fields, then the columns of the sets in use.

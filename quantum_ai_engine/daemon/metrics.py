@@ -58,6 +58,8 @@ class Metrics:
         self.owner = gauge("owner", "1 where this process owns the partition", "partition")
         self.busy_workers = gauge("pool_busy_workers", "Agent threads at work")
         self.rested = counter("rest_seconds", "Rounds put off so that the CPU budget is kept")
+        self.predictions = counter("predictions", "Predictions asked over HTTP", "status")
+        self.waiting = gauge("waiting_predictions", "Predictions asked over HTTP, not answered yet")
         self.clamped = gauge("clamped_values", "Inputs clamped so far", "agent")
         self.conflicts = counter("commit_conflicts", "Commits refused by the script")
         self.dead = counter("dead_letters", "Refused entries", "reason")
