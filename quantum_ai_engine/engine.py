@@ -39,7 +39,7 @@ from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.order import whole_runs
 from quantum_ai_engine.features.schema import KERNEL_HASH, FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.features.store import Windows
+from quantum_ai_engine.features.store import LOOKBACK, Windows
 from quantum_ai_engine.risk.instruments import holdings
 from quantum_ai_engine.risk.positions import Said
 from quantum_ai_engine.state.batch import Due, Taken
@@ -217,6 +217,9 @@ class Engine:
     def inquiry_of(self, bars: Sequence[Bar]) -> Inquiry:
         """The same after these bars of one series alone."""
         rows = self._rows_of(bars)
+        # Of fewer bars than a window nobody is asked; all windows of a set have one shape.
+        missing = np.full((max(0, LOOKBACK - len(rows)), rows.shape[1]), np.nan)
+        rows = np.concatenate([missing, rows[-LOOKBACK:]])
         windows = {
             name: Windows.of(rows[np.newaxis, -s.window :, s.indices])
             for name, s in self._sets.items()

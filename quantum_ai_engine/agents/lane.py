@@ -25,7 +25,7 @@ class Lane:
 
     def __init__(self, pool: AgentPool, slice_s: float = SLICE_S) -> None:
         self._pool = pool
-        self._slice_s = slice_s
+        self.slice_s = slice_s
         self._costs = {agent.name: Cost() for agent in pool.agents}
         self._timings: deque[Timing] = deque()
         self._rounds = 0
@@ -76,6 +76,6 @@ class Lane:
         rows, cost = 1, self._costs[agent]
         if not cost.get(1):
             return rows  # nothing is known yet
-        while rows < min(waiting, LARGEST_BATCH) and cost.get(2 * rows) <= self._slice_s:
+        while rows < min(waiting, LARGEST_BATCH) and cost.get(2 * rows) <= self.slice_s:
             rows *= 2
         return min(rows, waiting)

@@ -85,8 +85,8 @@ class Daemon:
             lambda name, seconds: self.metrics.inference.labels(name).observe(seconds),
             _report_agent,
         )
-        self._lane = Lane(self.pool)
-        self._desk = Desk(self._lane, self._spares, settings.http, self.metrics)
+        self.lane = Lane(self.pool)
+        self.desk = Desk(self.lane, self._spares, settings.http, self.metrics)
         self._identity = Identity(
             settings.engine.environment, f"{version()}+{build}", loaded.config_hash
         )
@@ -161,7 +161,7 @@ class Daemon:
             self._make_engine,
             Entrance(client, self.settings),
             self._budget,
-            self._lane,
+            self.lane,
             self._killswitch,
             self.status,
             self.metrics,
@@ -192,7 +192,7 @@ class Daemon:
         for rounds in self.rounds.values():
             yield pulse.Heart(rounds, settings, self.status).run()
         yield self._killswitch.watch()
-        yield self._desk.run()
+        yield self.desk.run()
         interval_s = watchdog_interval_s(os.environ, os.getpid())
         if interval_s is not None:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
@@ -264,17 +264,17 @@ class Daemon:
         finally:
             await runner.cleanup()
 
-    def _routes(self) -> list[Route]:
+    def routes(self) -> list[Route]:
         """All that is answered over HTTP."""
         return [
             *http.Api(self.status, self.metrics, self._judgements).routes(),
-            *Predicting(self._home_of, self._desk, self.metrics).routes(),
+            *Predicting(self._home_of, self.desk, self.metrics).routes(),
         ]
 
     async def _listen(self) -> web.AppRunner:
         settings = self.settings.http
         try:
-            return await http.serve(self._routes(), settings)
+            return await http.serve(self.routes(), settings)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on http.host = {settings.host}, http.port = {settings.port}: "

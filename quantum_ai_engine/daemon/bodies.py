@@ -27,7 +27,9 @@ async def body_of(request: web.Request, within_s: float) -> bytes:
 
 
 def _check_content(request: web.Request) -> None:
-    """Refuse what says of itself that it is no JSON in UTF-8."""
+    """Refuse what says of itself that it is no plain JSON in UTF-8."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Refusal("the body must be plain: no Content-Encoding is taken", 415)
     said = request.content_type
     if not (said == "application/json" or said.endswith("+json") or said in UNSAID):
         raise Refusal("the body must be application/json, and its Content-Type says otherwise", 415)

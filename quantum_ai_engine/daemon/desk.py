@@ -44,28 +44,28 @@ class Desk:
         self._queue = settings.predict_queue
         self._deadline_s = settings.predict_deadline_ms / 1000
         self._metrics = metrics
-        self._taken = 0  # places
+        self.taken = 0  # places
         self._waiting: deque[_Asked] = deque()
         self._is_asked = asyncio.Event()
 
     @contextlib.contextmanager
     def places(self, count: int) -> Iterator[None]:
         """So many predictions are asked for. Raises `Refusal` when there is no room for them."""
-        if self._taken + count > self._queue:
+        if self.taken + count > self._queue:
             self._metrics.predictions.labels("429").inc(count)
             raise Refusal(
-                f"{self._taken} predictions are asked for and not answered yet, and at most "
+                f"{self.taken} predictions are asked for and not answered yet, and at most "
                 f"{self._queue} may be (http.predict_queue): ask again in a moment",
                 429,
                 {"Retry-After": str(RETRY_AFTER_S)},
             )
-        self._taken += count
-        self._metrics.waiting.set(self._taken)
+        self.taken += count
+        self._metrics.waiting.set(self.taken)
         try:
             yield
         finally:
-            self._taken -= count
-            self._metrics.waiting.set(self._taken)
+            self.taken -= count
+            self._metrics.waiting.set(self.taken)
 
     async def ask(self, look: Callable[[], tuple[Inquiry, T]]) -> tuple[T, Ballot]:
         """What agents answer about a series, looked at when its turn comes.

@@ -114,7 +114,8 @@ def described(routes: Sequence[Route]) -> list[Route]:
 async def serve(routes: Sequence[Route], settings: HttpSettings) -> web.AppRunner:
     """Start to listen; `await runner.cleanup()` ends it. Raises OSError when it cannot."""
     app = application(described(routes))
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
+    # A body in another encoding is refused, so nothing is unpacked: least of all a bomb.
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, auto_decompress=False)
     await runner.setup()
     await web.TCPSite(runner, settings.host, settings.port).start()
     return runner

@@ -156,22 +156,25 @@ class Predicting:
             asked = _read(body)
             if isinstance(asked, PredictRequest):
                 return answer(await self._counted(self._one(asked)))
-            unread = asked.requests
-            with self._desk.places(len(unread) - 1):
-                return answer(PredictAnswers(await self._each(unread)))
+            with self._desk.places(len(asked.requests) - 1):
+                return answer(PredictAnswers(await self._each(asked.requests)))
 
     async def _each(self, unread: tuple[msgspec.Raw, ...]) -> tuple[Any, ...]:
-        """An answer for each, whatever becomes of the others."""
+        """An answer for each, whatever becomes of the others; they are asked about together."""
+        looks: list[_Look | Refusal] = []
+        for raw in unread:
+            try:
+                looks.append(self._door(decoded(raw, _ONE)))
+            except Refusal as refusal:
+                looks.append(refusal)
+            await asyncio.sleep(0)  # to read many bars takes longer than others can wait
         async with asyncio.TaskGroup() as tasks:
-            answers = []
-            for raw in unread:
-                answers.append(tasks.create_task(self._either(raw)))
-                await asyncio.sleep(0)  # to read many bars takes longer than others can wait
+            answers = [tasks.create_task(self._either(look)) for look in looks]
         return tuple(one.result() for one in answers)
 
-    async def _either(self, raw: msgspec.Raw) -> PredictAnswer | PredictFailure:
+    async def _either(self, look: _Look | Refusal) -> PredictAnswer | PredictFailure:
         try:
-            return await self._counted(self._one(decoded(raw, _ONE)))
+            return await self._counted(self._asked(look))
         except Refusal as refusal:
             return PredictFailure(str(refusal), refusal.status)
 
@@ -185,8 +188,12 @@ class Predicting:
         return found
 
     async def _one(self, asked: PredictRequest) -> PredictAnswer:
-        seen, ballot = await self._desk.ask(self._door(asked))
-        return _answer(seen, ballot)
+        return await self._asked(self._door(asked))
+
+    async def _asked(self, look: _Look | Refusal) -> PredictAnswer:
+        if isinstance(look, Refusal):
+            raise look
+        return _answer(*await self._desk.ask(look))
 
     def _door(self, asked: PredictRequest) -> _Look:
         """How to look at what is asked for; what cannot be answered is refused at once."""

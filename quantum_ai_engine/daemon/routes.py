@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 import msgspec
 import structlog
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 BODY_BYTES = 4 * 1024 * 1024
 JSON = "application/json"
@@ -86,8 +85,6 @@ async def _sentences(request: web.Request, handler: Handler) -> web.StreamRespon
         if error.status < HTTPStatus.BAD_REQUEST:
             raise
         return answer(Problem(_sentence(error)), error.status, _allowed(error))
-    except (web.RequestPayloadError, HttpProcessingError):
-        return answer(Problem("the body is not in the encoding that its header says"), 400)
     except OSError:
         raise  # the caller has gone
     except Exception:
