@@ -214,9 +214,19 @@ class Engine:
         }
         return Inquiry(Question(interval, int(count[0]), self.state.whole(series)), windows)
 
-    def inquiry_of(self, bars: Sequence[Bar]) -> Inquiry:
-        """The same after these bars of one series alone."""
-        rows = self._rows_of(bars)
+    def given(
+        self, bars: Sequence[Bar], names: Sequence[str] = (), length: int = 1
+    ) -> tuple[Inquiry, dict[str, list[float]]]:
+        """The same after these bars of one series alone, with what `recent` would be then.
+
+        Of the engine's state it touches nothing, so that it may be called from another thread.
+        """
+        newest, times = bars[-1], np.array([bar.open_time for bar in bars])
+        calendar = self._calendars.of(newest.symbol).apart()
+        ohlcv = np.array([bar.ohlcv for bar in bars])
+        rows = kernel.matrix(calendar.rows(times, ohlcv, newest.interval_ms))
+        values = {name: self._column(name, bars[-length:], rows[-length:]) for name in names}
+        whole = int(whole_runs(calendar.holes(times, newest.interval_ms))[-1])
         # Of fewer bars than a window nobody is asked; all windows of a set have one shape.
         missing = np.full((max(0, LOOKBACK - len(rows)), rows.shape[1]), np.nan)
         rows = np.concatenate([missing, rows[-LOOKBACK:]])
@@ -224,10 +234,7 @@ class Engine:
             name: Windows.of(rows[np.newaxis, -s.window :, s.indices])
             for name, s in self._sets.items()
         }
-        newest, times = bars[-1], np.array([bar.open_time for bar in bars])
-        holes = self._calendars.of(newest.symbol).holes(times, newest.interval_ms)
-        question = Question(newest.interval, len(bars), int(whole_runs(holes)[-1]))
-        return Inquiry(question, windows)
+        return Inquiry(Question(newest.interval, len(bars), whole), windows), values
 
     def heard(self, ballot: Ballot) -> Forecast | Unheard:
         """What the answers to an inquiry come to by the newest ruling; changes nothing."""
@@ -266,18 +273,12 @@ class Engine:
         owner, column = self._owner(name)
         return features.recent_column(series, owner.name, column, length).tolist()  # type: ignore[no-any-return]
 
-    def recent_of(
-        self, bars: Sequence[Bar], names: Sequence[str], length: int
-    ) -> dict[str, list[float]]:
-        """The same, for several names, after these bars of one series alone."""
-        rows, values = self._rows_of(bars)[-length:], {}
-        for name in names:
-            if name in kernel.FIELDS:
-                values[name] = [getattr(bar, name) for bar in bars[-length:]]
-            else:
-                owner, column = self._owner(name)
-                values[name] = rows[:, owner.indices[owner.columns.index(column)]].tolist()
-        return values
+    def _column(self, name: str, bars: Sequence[Bar], rows: NDArray[np.float64]) -> list[float]:
+        """A bar field or a set's column of bars and their rows."""
+        if name in kernel.FIELDS:
+            return [getattr(bar, name) for bar in bars]
+        owner, column = self._owner(name)
+        return rows[:, owner.indices[owner.columns.index(column)]].tolist()  # type: ignore[no-any-return]
 
     def _owner(self, name: str) -> tuple[FeatureSet, str]:
         """The set that a name belongs to, and the column's name there."""
@@ -285,9 +286,6 @@ class Engine:
         if mark:
             return self._sets[set_name], column
         return next(s for s in self._sets.values() if name in s.columns), name
-
-    def _rows_of(self, bars: Sequence[Bar]) -> NDArray[np.float64]:
-        return kernel.matrix(np.array([self._calendars.row(bar) for bar in bars]))
 
     def _steps(
         self, bars: Sequence[Bar], now: Now, done: Round

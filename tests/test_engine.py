@@ -451,7 +451,7 @@ def test_a_forecast_changes_nothing(real: AgentPool, bars: list[Bar]) -> None:
         assert isinstance(forecast, Forecast)
         assert (forecast.probability, forecast.votes) == (signal.probability, signal.votes)
         given = [bar for bar in second if bar.symbol == symbol]
-        forecast_of(engine, real, engine.inquiry_of(given))
+        forecast_of(engine, real, engine.given(given)[0])
     assert process(engine, second).signals == process(twin, second).signals
 
 
@@ -461,7 +461,7 @@ def test_recent_bars_alone_give_the_live_forecast(real: AgentPool, history: BarT
     engine = engine_of(real)
     engine.learn(path)
     live = forecast_of(engine, real, engine.inquiry("BTCUSDT", "1m"))
-    recent = forecast_of(engine, real, engine.inquiry_of(path[-400:]))
+    recent = forecast_of(engine, real, engine.given(path[-400:])[0])
     assert isinstance(live, Forecast)
     assert isinstance(recent, Forecast)
     assert recent.probability == pytest.approx(live.probability, abs=1e-6)
@@ -486,7 +486,7 @@ def test_series_of_two_engines_are_asked_about_together(real: AgentPool, history
 def test_too_few_bars_are_no_forecast(real: AgentPool) -> None:
     """L13: without a whole window every agent abstains with its reason."""
     engine = engine_of(real)
-    unheard = forecast_of(engine, real, engine.inquiry_of(walk(20)))
+    unheard = forecast_of(engine, real, engine.given(walk(20))[0])
     assert not isinstance(unheard, Forecast)
     assert [a.reason for a in unheard] == [Abstained.WARMING_UP] * 2
 
@@ -497,7 +497,7 @@ def test_a_forecast_of_bars_with_a_hole_is_none_either(start: Start) -> None:
     engine = engine_of(pool)
     engine.learn(path)
     live = forecast_of(engine, pool, engine.inquiry("BTCUSDT", "1m"))
-    given_bars = forecast_of(engine, pool, engine.inquiry_of(path))
+    given_bars = forecast_of(engine, pool, engine.given(path)[0])
     assert live == given_bars == [Abstention("momentum", Abstained.GAP)]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from quantum_ai_engine.agents.lane import Lane
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class _Asked(NamedTuple):
     """One prediction that is waited for: how to look at its series, and until when it matters."""
 
-    look: Callable[[], tuple[Inquiry, Any]]
+    look: Callable[[], Awaitable[tuple[Inquiry, Any]]]
     until: float  # by the clock of the event loop
     answer: asyncio.Future[tuple[Any, Ballot]]
 
@@ -67,7 +67,7 @@ class Desk:
             self.taken -= count
             self._metrics.waiting.set(self.taken)
 
-    async def ask(self, look: Callable[[], tuple[Inquiry, T]]) -> tuple[T, Ballot]:
+    async def ask(self, look: Callable[[], Awaitable[tuple[Inquiry, T]]]) -> tuple[T, Ballot]:
         """What agents answer about a series, looked at when its turn comes.
 
         Raises what `look` raises, and `Refusal` at the deadline.
@@ -134,9 +134,8 @@ class Desk:
     async def _together(self, batch: list[_Asked]) -> None:
         looked = []
         for one in batch:
-            await asyncio.sleep(0)  # a caller's bars take longer than others can wait
             try:
-                looked.append((one, *one.look()))
+                looked.append((one, *await one.look()))
             except Exception as error:
                 _refuse(one, error)
         ballots = await inquire(self._lane, [inquiry for _, inquiry, _ in looked])

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypeAlias
@@ -114,7 +114,7 @@ class _Seen:
     features: Mapping[str, list[float]]
 
 
-_Look: TypeAlias = Callable[[], tuple[Inquiry, _Seen]]
+_Look: TypeAlias = Callable[[], Awaitable[tuple[Inquiry, _Seen]]]
 _ONE = msgspec.json.Decoder(PredictRequest)
 _UNREAD = msgspec.json.Decoder(_Unread)
 
@@ -214,7 +214,7 @@ class Predicting:
             raise Refusal(f"{symbol} lives in a partition that is not served here", 404)
         return home
 
-    def _see_symbol(self, asked: PredictRequest) -> tuple[Inquiry, _Seen]:
+    async def _see_symbol(self, asked: PredictRequest) -> tuple[Inquiry, _Seen]:
         """A known symbol as it is now."""
         engine, partition = self._home(asked.symbol)  # which may have begun anew meanwhile
         symbol, interval = asked.symbol, _live_interval(engine, partition, asked)
@@ -269,14 +269,17 @@ def _bars(asked: PredictRequest) -> list[Bar]:
     return bars
 
 
-def _see_bars(engine: Engine, bars: list[Bar], asked: PredictRequest) -> tuple[Inquiry, _Seen]:
+async def _see_bars(
+    engine: Engine, bars: list[Bar], asked: PredictRequest
+) -> tuple[Inquiry, _Seen]:
     """The bars given, and nothing else."""
     newest = bars[-1]
-    features = engine.recent_of(bars, asked.features, asked.lookback) if asked.features else {}
+    # Thousands of bars, or a calendar from 1970 on, take longer than live bars can wait.
+    inquiry, features = await asyncio.to_thread(engine.given, bars, asked.features, asked.lookback)
     seen = _Seen(
         engine, newest.symbol, newest.interval, newest.close_time, len(bars), UNSET, features
     )
-    return engine.inquiry_of(bars), seen
+    return inquiry, seen
 
 
 def _answer(seen: _Seen, ballot: Ballot) -> PredictAnswer:

@@ -1,7 +1,8 @@
 """Where callers' predictions wait: bounded, together, behind live rounds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import TypeVar
 
 import pytest
 
@@ -16,6 +17,7 @@ from quantum_ai_engine.daemon.tasks import end
 from ..agents.test_pool import PATIENCE_S, Pools, Reader, windows
 
 METRICS = ("1", "a", "b")
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -38,7 +40,16 @@ class Room:
 
     def ask(self, value: float) -> "asyncio.Task[tuple[float, Ballot]]":
         """Ask about a series whose one agent answers with this value."""
-        return asyncio.create_task(self.desk.ask(lambda: (inquiry(value), value)))
+        return asyncio.create_task(self.desk.ask(looking(lambda: (inquiry(value), value))))
+
+
+def looking(look: Callable[[], T]) -> Callable[[], Awaitable[T]]:
+    """The same, to be awaited."""
+
+    async def looks() -> T:
+        return look()
+
+    return looks
 
 
 def inquiry(value: float) -> Inquiry:
@@ -113,7 +124,7 @@ async def test_nothing_is_looked_at_while_a_live_round_is_on(room: Callable[...,
     """L07: a series is looked at when its turn comes, so that the answer is of its newest bar."""
     one, newest = room(Reader("reader")), [0.1]
     with one.lane.live():
-        asked = asyncio.create_task(one.desk.ask(lambda: (inquiry(newest[0]), newest[0])))
+        asked = asyncio.create_task(one.desk.ask(looking(lambda: (inquiry(newest[0]), newest[0]))))
         await turns()
         newest[0] = 0.9
     assert await asked == (0.9, Ballot([(0, 0.9)], []))
@@ -169,7 +180,7 @@ async def test_who_cannot_be_looked_at_spoils_nobody_else(room: Callable[..., Ro
         raise ZeroDivisionError("ours")
 
     one = room(Reader("reader"))
-    refused, failed = (asyncio.create_task(one.desk.ask(look)) for look in (refuse, fail))
+    refused, failed = (asyncio.create_task(one.desk.ask(looking(look))) for look in (refuse, fail))
     assert (await one.ask(0.5))[0] == 0.5
     with pytest.raises(Refusal, match="NOPE"):
         await refused
@@ -183,7 +194,7 @@ async def test_a_failed_round_is_told_to_all_that_were_in_it(room: Callable[...,
     one = room(Reader("reader"))
     odd = Inquiry(Question("1m", 10_000, 128), {})  # of no feature set
     with pytest.raises(KeyError):
-        await one.desk.ask(lambda: (odd, None))
+        await one.desk.ask(looking(lambda: (odd, None)))
     assert (await one.ask(0.25))[0] == 0.25
 
 
