@@ -141,11 +141,11 @@ async def _streaming(
     daemon, live = Daemon(loaded, Notifier(None)), Live()
     daemon.metrics.bar_to_signal = live  # type: ignore[assignment] # each value, not buckets
     market = PaperMarket(3, SYMBOLS, start_ms=START_MS)
-    history = market.table(HISTORY)
     async with connect(loaded.settings.redis, url) as client, asyncio.TaskGroup() as tasks:
         life = tasks.create_task(daemon.run())
         await daemon.ready.wait()
-        for _ in daemon.rounds[0].engine.learning(list(history.bars())):
+        for _ in range(HISTORY):
+            daemon.rounds[0].engine.learn(list(market.table(1).bars()))
             await asyncio.sleep(0)
         sent: dict[str, float] = {}
         others = [

@@ -483,6 +483,20 @@ def test_series_of_two_engines_are_asked_about_together(real: AgentPool, history
     assert asyncio.run(inquire(real, [])) == []
 
 
+def test_bars_of_a_caller_touch_nothing_that_is_live(start: Start) -> None:
+    """L46: not even the calendar, which odd times would stretch over decades while bars wait."""
+    calendars, path = Calendars({}), walk(200)
+    engine = Engine(Settings(), start(Momentum()), Identity("a", "b", "c"), calendars)
+    engine.learn(path)
+    live = calendars.of(path[0].symbol)
+    before, covered = engine.state.digest(), len(live._openings)
+    odd = msgspec.structs.replace(path[-1], open_time=29_000_000 * MINUTE_MS)  # in 2025
+    inquiry, values = engine.given([*path, odd], ["close", "ret_1"], 3)
+    assert (inquiry.question.seen, inquiry.question.whole) == (201, 1)
+    assert values["close"] == [bar.close for bar in [*path[-2:], odd]]
+    assert (engine.state.digest(), len(live._openings)) == (before, covered)
+
+
 def test_too_few_bars_are_no_forecast(real: AgentPool) -> None:
     """L13: without a whole window every agent abstains with its reason."""
     engine = engine_of(real)
