@@ -13,6 +13,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
+PATIENCE_S = 15.0  # then an answer counts as none
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -48,8 +50,13 @@ class Asker:
 
     async def ask(self, due: float) -> None:
         """One request, whose time begins when it was due."""
-        async with self._request() as answer:
-            body = await answer.read()
+        try:
+            async with self._request() as answer:
+                body = await answer.read()
+        except TimeoutError:
+            self.refused += 1
+            self.seconds.append(time.perf_counter() - due)
+            return
         self.seconds.append(time.perf_counter() - due)
         self.refused += answer.status != 200 or b'"error"' in body
         self.size = len(body)
@@ -65,7 +72,8 @@ class Asker:
 
 async def carry_out(plan: Plan) -> Asked:
     connector = aiohttp.TCPConnector(limit=plan.connections)
-    async with aiohttp.ClientSession(plan.url, connector=connector) as session:
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
+    async with aiohttp.ClientSession(plan.url, connector=connector, timeout=timeout) as session:
         asker, began = Asker(session, plan), time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
             if not plan.rate:

@@ -491,7 +491,7 @@ def test_bars_of_a_caller_touch_nothing_that_is_live(start: Start) -> None:
     live = calendars.of(path[0].symbol)
     before, covered = engine.state.digest(), len(live._openings)
     odd = msgspec.structs.replace(path[-1], open_time=29_000_000 * MINUTE_MS)  # in 2025
-    inquiry, values = engine.given([*path, odd], ["close", "ret_1"], 3)
+    inquiry, values = engine.given([*path, odd], ["close"], 3)
     assert (inquiry.question.seen, inquiry.question.whole) == (201, 1)
     assert values["close"] == [bar.close for bar in [*path[-2:], odd]]
     assert (engine.state.digest(), len(live._openings)) == (before, covered)
