@@ -1,6 +1,6 @@
 """Run benchmarks: `python -m benchmarks [section …]` writes docs/benchmarks.md, all or in part.
 
-Sections: kernel, peers, growth, inference, burst, overload, daemon, scrape, commit, soak;
+Sections: kernel, peers, growth, inference, burst, overload, daemon, http, scrape, commit, soak;
 `accuracy` writes into docs/features.md. `python -m benchmarks.families FILE …` writes
 docs/models.md, and `python -m benchmarks.soak` the row and the plot of a soak that takes an hour.
 """
@@ -23,6 +23,7 @@ SECTIONS = {
     "burst": ("A thousand symbols at once", "benchmarks.burst"),
     "overload": ("Overload", "benchmarks.overload"),
     "daemon": ("The daemon, end to end", "benchmarks.end_to_end"),
+    "http": ("HTTP beside live bars", "benchmarks.http_load"),
     "scrape": ("A scrape", "benchmarks.scrape"),
     "commit": ("The commit", "benchmarks.commit"),
     "soak": ("Soak", "benchmarks.soak"),

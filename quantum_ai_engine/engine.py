@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.ensemble import combine
 from quantum_ai_engine.agents.normaliser import Standardiser
-from quantum_ai_engine.agents.panel import Ballot, Predictor, Question, ask
+from quantum_ai_engine.agents.panel import Ballot, Inquiry, Predictor, Question, ask
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.events import (
+    INTERVALS,
     SIGNAL_SCHEMA,
     Abstained,
     Abstention,
@@ -38,7 +39,7 @@ from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.order import whole_runs
 from quantum_ai_engine.features.schema import KERNEL_HASH, FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.features.store import Windows
+from quantum_ai_engine.features.store import LOOKBACK, Windows
 from quantum_ai_engine.risk.instruments import holdings
 from quantum_ai_engine.risk.positions import Said
 from quantum_ai_engine.state.batch import Due, Taken
@@ -215,43 +216,56 @@ class Engine:
                     await asyncio.sleep(0)  # a thousand of them take longer than others can wait
         return done
 
-    async def forecast(self, symbol: str, interval: str) -> Forecast | Unheard:
-        """What the ensemble says now of a known series; changes nothing."""
+    def inquiry(self, symbol: str, interval: str) -> Inquiry:
+        """What agents have to know to be asked about a known series as it is now."""
         series, features = self.state.at(symbol, interval), self.state.features
         at, count = np.array([series]), np.array([features.count(series)])
         # Copied: bars may arrive while the agents have yet to read.
         windows = {
             name: Windows.of(features.windows(name, at, count).array()) for name in self._sets
         }
-        question = Question(interval, int(count[0]), self.state.whole(series))
-        return self._heard((await ask(self._predictor, [question], windows))[0])
+        return Inquiry(Question(interval, int(count[0]), self.state.whole(series)), windows)
 
-    async def forecast_of(self, bars: Sequence[Bar]) -> Forecast | Unheard:
-        """What the ensemble says after these bars of one series alone; changes nothing."""
-        rows = self._rows_of(bars)
+    def given(
+        self, bars: Sequence[Bar], names: Sequence[str] = (), length: int = 1
+    ) -> tuple[Inquiry, dict[str, list[float]]]:
+        """The same after these bars of one series alone, with what `recent` would be then.
+
+        Of the engine's state it touches nothing, so that it may be called from another thread.
+        """
+        newest, times = bars[-1], np.array([bar.open_time for bar in bars])
+        calendar = self._calendars.of(newest.symbol).apart()
+        ohlcv = np.array([bar.ohlcv for bar in bars])
+        rows = kernel.matrix(calendar.rows(times, ohlcv, newest.interval_ms))
+        values = {name: self._column(name, bars[-length:], rows[-length:]) for name in names}
+        whole = int(whole_runs(calendar.holes(times, newest.interval_ms))[-1])
+        # Of fewer bars than a window nobody is asked; all windows of a set have one shape.
+        missing = np.full((max(0, LOOKBACK - len(rows)), rows.shape[1]), np.nan)
+        rows = np.concatenate([missing, rows[-LOOKBACK:]])
         windows = {
             name: Windows.of(rows[np.newaxis, -s.window :, s.indices])
             for name, s in self._sets.items()
         }
-        newest, times = bars[-1], np.array([bar.open_time for bar in bars])
-        holes = self._calendars.of(newest.symbol).holes(times, newest.interval_ms)
-        question = Question(newest.interval, len(bars), int(whole_runs(holes)[-1]))
-        return self._heard((await ask(self._predictor, [question], windows))[0])
+        return Inquiry(Question(newest.interval, len(bars), whole), windows), values
 
-    def _heard(self, ballot: Ballot) -> Forecast | Unheard:
-        """What a ballot comes to by the newest ruling."""
+    def heard(self, ballot: Ballot) -> Forecast | Unheard:
+        """What the answers to an inquiry come to by the newest ruling; changes nothing."""
         votes, _ = self._votes(ballot, self.state.judgement.rulings[-1])
         return combine(votes, ballot.abstained) or ballot.abstained
 
     def series(self) -> list[tuple[str, str, int, int | None]]:
         """Symbol, interval, bars seen and newest close time of every known series."""
-        listed = []
-        for symbol, interval in self.state.names():
-            series = self.state.at(symbol, interval)
-            newest = self.state.newest(series)
-            count = self.state.features.count(series)
-            listed.append((symbol, interval, count, newest.close_time if newest else None))
-        return listed
+        return [(*name, *self.progress(*name)) for name in self.state.names()]
+
+    def intervals(self, symbol: str) -> list[str]:
+        """At which intervals bars of a symbol have come."""
+        return [name for name in INTERVALS if self.state.find(symbol, name) is not None]
+
+    def progress(self, symbol: str, interval: str) -> tuple[int, int | None]:
+        """Bars seen and newest close time of a known series."""
+        series = self.state.at(symbol, interval)
+        newest = self.state.newest(series)
+        return self.state.features.count(series), newest.close_time if newest else None
 
     def names(self) -> list[str]:
         """What `recent` can be asked for: bar fields, then the columns of the sets in use.
@@ -271,18 +285,12 @@ class Engine:
         owner, column = self._owner(name)
         return features.recent_column(series, owner.name, column, length).tolist()  # type: ignore[no-any-return]
 
-    def recent_of(
-        self, bars: Sequence[Bar], names: Sequence[str], length: int
-    ) -> dict[str, list[float]]:
-        """The same, for several names, after these bars of one series alone."""
-        rows, values = self._rows_of(bars)[-length:], {}
-        for name in names:
-            if name in kernel.FIELDS:
-                values[name] = [getattr(bar, name) for bar in bars[-length:]]
-            else:
-                owner, column = self._owner(name)
-                values[name] = rows[:, owner.indices[owner.columns.index(column)]].tolist()
-        return values
+    def _column(self, name: str, bars: Sequence[Bar], rows: NDArray[np.float64]) -> list[float]:
+        """A bar field or a set's column of bars and their rows."""
+        if name in kernel.FIELDS:
+            return [getattr(bar, name) for bar in bars]
+        owner, column = self._owner(name)
+        return rows[:, owner.indices[owner.columns.index(column)]].tolist()  # type: ignore[no-any-return]
 
     def _owner(self, name: str) -> tuple[FeatureSet, str]:
         """The set that a name belongs to, and the column's name there."""
@@ -290,9 +298,6 @@ class Engine:
         if mark:
             return self._sets[set_name], column
         return next(s for s in self._sets.values() if name in s.columns), name
-
-    def _rows_of(self, bars: Sequence[Bar]) -> NDArray[np.float64]:
-        return kernel.matrix(np.array([self._calendars.row(bar) for bar in bars]))
 
     def _steps(
         self, bars: Sequence[Bar], now: Now, done: Round

@@ -315,11 +315,13 @@ class PolicySettings(_Room, frozen=True, kw_only=True):
 
 
 class HttpSettings(_Room, frozen=True, kw_only=True):
-    """Where the daemon answers HTTP."""
+    """Where the daemon answers HTTP, and how many callers may wait for predictions."""
 
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8001
+    predict_queue: Annotated[int, Meta(ge=64, le=100_000)] = 256
+    predict_deadline_ms: Count = 10_000
 
 
 class LogSettings(_Room, frozen=True, kw_only=True):

@@ -169,6 +169,8 @@ BAD_VALUES = [
     ("http.port", 70_000),
     ("http.port", "many"),
     ("http.port", 1.5),
+    ("http.predict_queue", 63),
+    ("http.predict_deadline_ms", 0),
     ("risk.long_threshold", 0.5),
     ("risk.long_threshold", 1.0),
     ("risk.short_threshold", 0.5),

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.base import Agent, Past
 from quantum_ai_engine.agents.load import load_agents
+from quantum_ai_engine.agents.panel import Inquiry, inquire
 from quantum_ai_engine.agents.pool import AgentPool
 from quantum_ai_engine.config import BREAKERS, EngineSettings, RiskSettings, Settings, TrustSettings
-from quantum_ai_engine.engine import Engine, Identity, Now, Round
+from quantum_ai_engine.engine import Engine, Identity, Now, Round, Unheard
 from quantum_ai_engine.events import (
     Abstained,
     Abstention,
@@ -126,6 +127,11 @@ def engine_of(
 
 def unmeasured(_: str) -> AbstractContextManager[None]:
     return nullcontext()
+
+
+def forecast_of(engine: Engine, pool: AgentPool, inquiry: Inquiry) -> Forecast | Unheard:
+    """What the ensemble says of one series."""
+    return engine.heard(asyncio.run(inquire(pool, [inquiry]))[0])
 
 
 def process(engine: Engine, bars: Sequence[Bar], now_ms: int | None = None) -> Round:
@@ -441,10 +447,11 @@ def test_a_forecast_changes_nothing(real: AgentPool, bars: list[Bar]) -> None:
     said = {s.symbol: s for s in process(engine, first).signals}
     process(twin, first)
     for symbol, signal in said.items():
-        forecast = asyncio.run(engine.forecast(symbol, "1m"))
+        forecast = forecast_of(engine, real, engine.inquiry(symbol, "1m"))
         assert isinstance(forecast, Forecast)
         assert (forecast.probability, forecast.votes) == (signal.probability, signal.votes)
-        asyncio.run(engine.forecast_of([bar for bar in second if bar.symbol == symbol]))
+        given = [bar for bar in second if bar.symbol == symbol]
+        forecast_of(engine, real, engine.given(given)[0])
     assert process(engine, second).signals == process(twin, second).signals
 
 
@@ -453,29 +460,58 @@ def test_recent_bars_alone_give_the_live_forecast(real: AgentPool, history: BarT
     path = list(history.only(["BTCUSDT"]).bars())
     engine = engine_of(real)
     engine.learn(path)
-    live, recent = (
-        asyncio.run(engine.forecast("BTCUSDT", "1m")),
-        asyncio.run(engine.forecast_of(path[-400:])),
-    )
+    live = forecast_of(engine, real, engine.inquiry("BTCUSDT", "1m"))
+    recent = forecast_of(engine, real, engine.given(path[-400:])[0])
     assert isinstance(live, Forecast)
     assert isinstance(recent, Forecast)
     assert recent.probability == pytest.approx(live.probability, abs=1e-6)
     assert [v.agent for v in recent.votes] == [v.agent for v in live.votes] == ["gru", "patchtst"]
 
 
+def test_series_of_two_engines_are_asked_about_together(real: AgentPool, history: BarTable) -> None:
+    """L25: in one round, each as it was when it was looked at, to the bit as if asked alone."""
+    engines = [engine_of(real), engine_of(real)]
+    engines[0].learn(list(history.only(["BTCUSDT"]).bars()))
+    path = list(history.only(["ETHUSDT"]).bars())
+    engines[1].learn(path[:500])
+    inquiries = [engines[0].inquiry("BTCUSDT", "1m"), engines[1].inquiry("ETHUSDT", "1m")]
+    alone = [forecast_of(e, real, one) for e, one in zip(engines, inquiries, strict=True)]
+    engines[1].learn(path[500:])
+    ballots = asyncio.run(inquire(real, inquiries))
+    assert [e.heard(one) for e, one in zip(engines, ballots, strict=True)] == alone
+    assert engines[1].progress("ETHUSDT", "1m")[0] > 500
+    assert asyncio.run(inquire(real, [])) == []
+
+
+def test_bars_of_a_caller_touch_nothing_that_is_live(start: Start) -> None:
+    """L46: not even the calendar, which odd times would stretch over decades while bars wait."""
+    calendars, path = Calendars({}), walk(200)
+    engine = Engine(Settings(), start(Momentum()), Identity("a", "b", "c"), calendars)
+    engine.learn(path)
+    live = calendars.of(path[0].symbol)
+    before, covered = engine.state.digest(), len(live._openings)
+    odd = msgspec.structs.replace(path[-1], open_time=29_000_000 * MINUTE_MS)  # in 2025
+    inquiry, values = engine.given([*path, odd], ["close"], 3)
+    assert (inquiry.question.seen, inquiry.question.whole) == (201, 1)
+    assert values["close"] == [bar.close for bar in [*path[-2:], odd]]
+    assert (engine.state.digest(), len(live._openings)) == (before, covered)
+
+
 def test_too_few_bars_are_no_forecast(real: AgentPool) -> None:
     """L13: without a whole window every agent abstains with its reason."""
-    unheard = asyncio.run(engine_of(real).forecast_of(walk(20)))
+    engine = engine_of(real)
+    unheard = forecast_of(engine, real, engine.given(walk(20))[0])
     assert not isinstance(unheard, Forecast)
     assert [a.reason for a in unheard] == [Abstained.WARMING_UP] * 2
 
 
 def test_a_forecast_of_bars_with_a_hole_is_none_either(start: Start) -> None:
     """L02: live or given, a window with a hole is not answered, and that is the reason."""
-    engine, path = engine_of(start(Momentum())), [*walk(180)[:170], *walk(180)[171:]]
+    pool, path = start(Momentum()), [*walk(180)[:170], *walk(180)[171:]]
+    engine = engine_of(pool)
     engine.learn(path)
-    live = asyncio.run(engine.forecast("BTCUSDT", "1m"))
-    given_bars = asyncio.run(engine.forecast_of(path))
+    live = forecast_of(engine, pool, engine.inquiry("BTCUSDT", "1m"))
+    given_bars = forecast_of(engine, pool, engine.given(path)[0])
     assert live == given_bars == [Abstention("momentum", Abstained.GAP)]
 
 

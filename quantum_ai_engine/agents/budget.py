@@ -103,6 +103,20 @@ class CpuBudget:
     def wait_s(self, now_s: float, cpu_s: float) -> float:
         """For how long the next round must be put off, if nothing is burnt in the meantime."""
         self.update(now_s, cpu_s)
+        return self._bounded(now_s, self._needed_s(now_s, cpu_s))
+
+    def spares(self, now_s: float, cpu_s: float, more_s: float) -> bool:
+        """Whether a round could begin at once even after `more_s` more CPU seconds: work that is
+        no round asks so, and stays behind.
+
+        >>> budget = CpuBudget(1.5, workers=1, machine_cores=2, deadline_s=5.0)
+        >>> budget.spares(0.0, 0.0, more_s=0.5)
+        True
+        """
+        self.update(now_s, cpu_s)
+        return self._needed_s(now_s, cpu_s + more_s) <= SHORTEST_REST_S
+
+    def _needed_s(self, now_s: float, cpu_s: float) -> float:
         burn = self._burn
         lowest = cpu_s - self._allowed_s  # what must have been used before the window …
         highest = lowest + burn * self._span_s()  # … when the round begins, and when it ends
@@ -113,7 +127,7 @@ class CpuBudget:
                 # At the latest it was burnt right before, with all cores.
                 wait = max(wait, then_s + WINDOW_S - now_s - (used_s - lowest) / burn)
             before = used_s
-        return self._bounded(now_s, wait)
+        return wait
 
     def _bounded(self, now_s: float, wait: float) -> float:
         """A rest ends a window after it was first asked for; then another one may begin."""

@@ -38,6 +38,27 @@ class Ballot(NamedTuple):
     abstained: list[Abstention]
 
 
+class Inquiry(NamedTuple):
+    """One series as it was at one moment, to be asked about at any later one.
+
+    `windows` holds, by feature set, its newest window alone, in an array of its own.
+    """
+
+    question: Question
+    windows: Mapping[str, Windows]
+
+
+async def inquire(predictor: Predictor, inquiries: Sequence[Inquiry]) -> list[Ballot]:
+    """Ask every agent about series of one engine or several: one ballot for each inquiry."""
+    if not inquiries:
+        return []
+    windows = {
+        name: Windows.joined([one.windows[name] for one in inquiries])
+        for name in inquiries[0].windows
+    }
+    return await ask(predictor, [one.question for one in inquiries], windows)
+
+
 async def ask(
     predictor: Predictor, questions: Sequence[Question], windows: Mapping[str, Windows]
 ) -> list[Ballot]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,14 @@ class Request:
     windows: Windows
 
 
+class Timing(NamedTuple):
+    """What a batch of an agent took in a worker."""
+
+    agent: str
+    rows: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Probabilities [n] of one agent; where `reasons[i]` is given, it abstained from row i."""
@@ -43,6 +52,8 @@ class AgentPool:
     they are shed whole, and abstain. The others are queued in their declared order. What is not
     done by the deadline all the same is abandoned: the rows abstain, waiting work is dropped and
     a late result goes nowhere. Its worker is not counted on until it is free.
+
+    Between rounds a worker may be lent for a short batch (`lend`): no plan takes notice of it.
 
     `observe(agent name, seconds)` is called in a worker for each finished batch, `report(agent
     name, error)` for each that raised.
@@ -64,8 +75,10 @@ class AgentPool:
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix="agent")
         self._running: dict[int, float] = {}
         self._planner = Planner()
-        self._timings: deque[tuple[str, int, float]] = deque(maxlen=TIMINGS)
+        self._timings: deque[Timing] = deque(maxlen=TIMINGS)
         self._probes: dict[str, Future[NDArray[np.float64]]] = {}  # the latest of each agent
+        self._lent: dict[str, Future[NDArray[np.float64]]] = {}  # … and of batches beside rounds
+        self._lent_now: Future[NDArray[np.float64]] | None = None
 
     async def start(self) -> None:
         """Warm every agent up in every worker thread, and measure the smallest and largest batch.
@@ -106,7 +119,7 @@ class AgentPool:
     async def _time(self, agent: Agent, rows: int) -> None:
         """One batch of zeros, through a worker; an agent that raises is reported."""
         windows = np.zeros((rows, agent.feature_set.window, len(agent.feature_set.columns)))
-        job = asyncio.wrap_future(self._executor.submit(self._run, agent, Windows.of(windows)))
+        job = asyncio.wrap_future(self._submit(Request(agent, Windows.of(windows)), 0))
         try:
             await asyncio.wait([job])
         finally:
@@ -134,17 +147,41 @@ class AgentPool:
             parts[i].append(self._collect(requests[i].agent.name, job, rows))
         for i in {*range(len(requests))}.difference(plan.run):
             parts[i] = [_abstained(Abstained.DEADLINE, len(requests[i].windows))]
-        return [_joined(part) for part in parts]
+        return [joined(part) for part in parts]
+
+    async def lend(self, request: Request, timings: deque[Timing]) -> Answer:
+        """One batch beside the rounds: at most one at a time, and a short one, since a round that
+        begins meanwhile has to wait for its worker.
+
+        What it took goes to `timings` alone. When it is late, or the caller is cancelled, it is
+        abandoned; until it ends its agent abstains from others like it.
+        """
+        name, rows = request.agent.name, len(request.windows)
+        last = self._lent.get(name)
+        if last is not None and not last.done():
+            return _abstained(Abstained.DEADLINE, rows)
+        job = self._executor.submit(self._run, request.agent, request.windows, timings)
+        self._lent[name] = self._lent_now = job
+        waiting = asyncio.wrap_future(job)
+        try:
+            await _until(self._deadline_s, [waiting])
+        finally:
+            waiting.cancel()
+            job.cancel()
+            self._lent_now = None  # what still runs is abandoned work
+        return self._collect(name, job, rows)
 
     def _plan(self, requests: Sequence[Request]) -> Plan:
         """Learn what batches have cost since the last round, then say who is run in this one.
 
-        Workers that are still busy are so with abandoned work.
+        Workers that are still busy are so with abandoned work, but for the one that is lent: it
+        comes back at once.
         """
         while self._timings:
             self._planner.learn(*self._timings.popleft())
         demands = [(request.agent.name, len(request.windows)) for request in requests]
-        free = max(1, self.workers - self.busy_workers)
+        lent = self._lent_now is not None and self._lent_now.running()
+        free = max(1, self.workers - self.busy_workers + lent)
         return self._planner.admit(demands, free, self._deadline_s)
 
     def _probe(self, request: Request) -> None:
@@ -155,15 +192,15 @@ class AgentPool:
 
     def _submit(self, request: Request, start: int) -> Future[NDArray[np.float64]]:
         chunk = request.windows.take(slice(start, start + LARGEST_BATCH))
-        return self._executor.submit(self._run, request.agent, chunk)
+        return self._executor.submit(self._run, request.agent, chunk, self._timings)
 
-    def _run(self, agent: Agent, windows: Windows) -> NDArray[np.float64]:
+    def _run(self, agent: Agent, windows: Windows, timings: deque[Timing]) -> NDArray[np.float64]:
         thread, started = threading.get_ident(), time.monotonic()
         self._running[thread] = started
         try:
             probabilities = _checked(agent.predict(windows.array()), len(windows))
             # A batch that raised says nothing about what one costs.
-            self._timings.append((agent.name, len(windows), time.monotonic() - started))
+            timings.append(Timing(agent.name, len(windows), time.monotonic() - started))
             return probabilities
         finally:
             del self._running[thread]
@@ -227,7 +264,8 @@ def _abstained(reason: Abstained, rows: int) -> Answer:
     return Answer(np.full(rows, np.nan), (reason,) * rows)
 
 
-def _joined(parts: Sequence[Answer]) -> Answer:
+def joined(parts: Sequence[Answer]) -> Answer:
+    """One after the other."""
     if not parts:
         return Answer(np.empty(0), ())
     return Answer(

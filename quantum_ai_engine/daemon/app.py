@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from aiohttp import web
 from quantum_ai_engine.agents.budget import CpuBudget, bound_loaded
 from quantum_ai_engine.agents.bundle import BundleError
 from quantum_ai_engine.agents.bundled import BundledAgent
+from quantum_ai_engine.agents.lane import Lane
 from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.agents.pool import AgentPool, budget, worker_count
 from quantum_ai_engine.config import (
@@ -28,6 +30,7 @@ from quantum_ai_engine.config import (
 from quantum_ai_engine.daemon import door, http, logs, pulse
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
+from quantum_ai_engine.daemon.desk import Desk
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis, NoPlaceError
 from quantum_ai_engine.daemon.feed import bridge
 from quantum_ai_engine.daemon.judged import JudgedCollector
@@ -36,8 +39,10 @@ from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
 from quantum_ai_engine.daemon.ownership import Entrance
+from quantum_ai_engine.daemon.predicting import Home, Predicting
 from quantum_ai_engine.daemon.reload import Reloader, ReloadRefusedError, Requests
 from quantum_ai_engine.daemon.rounds import Rounds, Shared
+from quantum_ai_engine.daemon.routes import Route
 from quantum_ai_engine.daemon.shifted import ShiftCollector
 from quantum_ai_engine.daemon.status import InForce, Status
 from quantum_ai_engine.daemon.tasks import end
@@ -46,6 +51,7 @@ from quantum_ai_engine.features.sessions import Calendars
 
 STOP_WITHIN_S = 1.5
 INTERRUPTED = 130
+CALLERS_CPU_S = 0.5  # what a batch of callers' predictions may burn
 
 log = structlog.get_logger()
 
@@ -90,6 +96,8 @@ class Daemon:
             lambda name, seconds: self.metrics.inference.labels(name).observe(seconds),
             _report_agent,
         )
+        self.lane = Lane(self.pool)
+        self.desk = Desk(self.lane, self._spares, settings.http, self.metrics)
         self._engine_name = f"{version()}+{build}"
         self.status.in_force = InForce(self._engine_name, loaded.config_hash)
         self.metrics.observe_pool(self.pool)
@@ -175,6 +183,7 @@ class Daemon:
             self._make_engine,
             Entrance(client, self.settings),
             self._budget,
+            self.lane,
             self._killswitch,
             self.status,
             self.metrics,
@@ -204,7 +213,11 @@ class Daemon:
     def _engines(self) -> dict[int, Engine]:
         return {p: rounds.engine for p, rounds in self.rounds.items()}
 
-    def _home_of(self, symbol: str) -> http.Home | None:
+    def _spares(self) -> bool:
+        """Whether callers may have a batch of predictions without making a live round rest."""
+        return self._budget.spares(time.monotonic(), time.process_time(), CALLERS_CPU_S)
+
+    def _home_of(self, symbol: str) -> Home | None:
         """Engine and status of the partition in which a symbol lives, if that is served here."""
         rounds = self.rounds.get(partition_of(symbol, self.settings.redis.partitions))
         return (rounds.engine, rounds.status) if rounds else None
@@ -218,6 +231,7 @@ class Daemon:
             yield pulse.Heart(rounds, self.status).run()
         yield self._killswitch.watch()
         yield self.reloads.run(self.ready)
+        yield self.desk.run()
         interval_s = watchdog_interval_s(os.environ, os.getpid())
         if interval_s is not None:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
@@ -307,11 +321,17 @@ class Daemon:
         finally:
             await runner.cleanup()
 
+    def routes(self) -> list[Route]:
+        """All that is answered over HTTP."""
+        return [
+            *http.Api(self.status, self.metrics, self._engines).routes(),
+            *Predicting(self._home_of, self.desk, self.metrics).routes(),
+        ]
+
     async def _listen(self) -> web.AppRunner:
         settings = self.settings.http
         try:
-            api = http.Api(self.status, self.metrics, self._home_of, self._engines)
-            return await http.serve(api, settings)
+            return await http.serve(self.routes(), settings)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on http.host = {settings.host}, http.port = {settings.port}: "

@@ -2,18 +2,20 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
+import msgspec
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from quantum_ai_engine.daemon.shifted import shown_shift
+from quantum_ai_engine.daemon.shifted import ShownShift, shown_shift
+from quantum_ai_engine.events import Risk
 from quantum_ai_engine.risk.brain import State
-from quantum_ai_engine.risk.policy import Mode
+from quantum_ai_engine.risk.policy import Mode, PolicyState
 from quantum_ai_engine.state.judgement import Judgement
 from quantum_ai_engine.supervisor.ledger import Void
-from quantum_ai_engine.supervisor.scores import Score
+from quantum_ai_engine.supervisor.scores import CalibrationBin, Score
 from quantum_ai_engine.supervisor.shift import FeatureShift
+from quantum_ai_engine.supervisor.standing import Alarm
 from quantum_ai_engine.supervisor.standing import State as Standing
 
 
@@ -133,35 +135,61 @@ def _ledger(judgements: Sequence[Judgement]) -> Iterator[CounterMetricFamily]:
     yield voids
 
 
-def shown(
-    partition: int, judgement: Judgement, shifts: Mapping[str, FeatureShift]
-) -> dict[str, Any]:
+class ShownAgent(msgspec.Struct, frozen=True):
+    """How an agent stands and what it scored; null where nothing settled."""
+
+    agent: str
+    bundle: str
+    trust: float
+    state: Standing
+    alarms: tuple[Alarm, ...]
+    score: Score | None
+    recent: Score | None
+    calibration: tuple[CalibrationBin, ...]
+    feature_shift: ShownShift | None
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """The judgement of a partition; `as_of` is in ms of the bars' time."""
+
+    partition: int
+    as_of: int
+    risk: Risk
+    policy: PolicyState
+    settled: int
+    void: dict[Void, int]
+    base_rate_trust: float
+    agents: list[ShownAgent]
+    ensemble: Score | None
+
+
+def shown(partition: int, judgement: Judgement, shifts: Mapping[str, FeatureShift]) -> Shown:
     """The judgement of a partition, and the feature shifts of its agents, for a person."""
     now, policy = judgement.rulings[-1], judgement.policy.get()
     weights = judgement.trust.weights.tolist()
-    return {
-        "partition": partition,
-        "as_of": now.at_ms,
-        "risk": now.risk,
-        "policy": policy,
-        "settled": judgement.ledger.settled,
-        "void": {why.value: count for why, count in judgement.ledger.voids.items()},
-        "base_rate_trust": weights[-1],
-        "agents": [
-            {
-                "agent": name,
-                "bundle": bundle,
-                "trust": weights[column],
-                "state": state.value,
-                "alarms": standing.get().alarms if standing else (),
-                "score": judgement.scores.pooled(column),
-                "recent": judgement.scores.recent(column),
-                "calibration": judgement.scores.calibration(column),
-                "feature_shift": shown_shift(shifts.get(name)),
-            }
+    return Shown(
+        partition=partition,
+        as_of=now.at_ms,
+        risk=now.risk,
+        policy=policy,
+        settled=judgement.ledger.settled,
+        void=dict(judgement.ledger.voids),
+        base_rate_trust=weights[-1],
+        agents=[
+            ShownAgent(
+                agent=name,
+                bundle=bundle,
+                trust=weights[column],
+                state=state,
+                alarms=standing.get().alarms if standing else (),
+                score=judgement.scores.pooled(column),
+                recent=judgement.scores.recent(column),
+                calibration=judgement.scores.calibration(column),
+                feature_shift=shown_shift(shifts.get(name)),
+            )
             for column, ((name, bundle), standing, state) in enumerate(
                 zip(judgement.agents, judgement.standings, judgement.states, strict=True)
             )
         ],
-        "ensemble": judgement.scores.pooled(len(judgement.agents)),
-    }
+        ensemble=judgement.scores.pooled(len(judgement.agents)),
+    )

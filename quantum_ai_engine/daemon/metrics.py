@@ -33,6 +33,7 @@ OUTCOMES = ("processed", "duplicate", "dead")
 SILENCES = ("burn_in", "expired", "lagging", "no_effective_vote", "unchanged")
 REDIS_FAILURES = (*KINDS, "other", "publish")
 SNAPSHOT_FAILURES = ("save", "refused")
+ANSWERS = ("200", "400", "404", "429", "503", "504")
 
 
 class LogCounts(Protocol):
@@ -83,6 +84,8 @@ class Metrics:
         self.owner = gauge("owner", "1 where this process owns the partition", "partition")
         self.busy_workers = gauge("pool_busy_workers", "Agent threads at work")
         self.rested = counter("rest_seconds", "Rounds put off so that the CPU budget is kept")
+        self.predictions = counter("predictions", "Predictions asked over HTTP", "status")
+        self.waiting = gauge("waiting_predictions", "Predictions asked over HTTP, not answered yet")
         self.clamped = gauge("clamped_values", "Inputs clamped so far", "agent")
         self.conflicts = counter("commit_conflicts", "Commits refused by the script")
         self.dead = counter("dead_letters", "Refused entries", "reason")
@@ -110,11 +113,15 @@ class Metrics:
         self._version, self._build = version, build
         self.show_config(config, 1)
         ProcessCollector(namespace="qae", registry=registry)
+        self._begin()
+
+    def _begin(self) -> None:
         _begin(self.bars, OUTCOMES)
         _begin(self.signals, Stance)
         _begin(self.silent, SILENCES)
         _begin(self.dead, Reason)
         _begin(self.redis_failures, REDIS_FAILURES)
+        _begin(self.predictions, ANSWERS)
         _begin(self.snapshot_failures, SNAPSHOT_FAILURES)
 
     def show_config(self, config: str, generation: int) -> None:

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from quantum_ai_engine.agents.budget import CpuBudget
+from quantum_ai_engine.agents.lane import Lane
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.client import Client, Unreachable, backoff, kind_of
 from quantum_ai_engine.daemon.commit import (
@@ -59,6 +60,7 @@ class Shared:
     make_engine: Callable[[], Engine]
     entrance: Entrance
     budget: CpuBudget
+    lane: Lane
     killswitch: KillSwitch
     status: Status
     metrics: Metrics
@@ -386,7 +388,8 @@ class Rounds:
         dead = [*obeyed.letters, *unheard]
         with watch("decode"):
             bars, accepted, refused = self.feed.decode(batch.bars, self._latest())
-        done = await self.engine.process(bars, self._now(batch.bars), watch)
+        with self._shared.lane.live():
+            done = await self.engine.process(bars, self._now(batch.bars), watch)
         dead += [*refused, *(DeadLetter(why, *accepted[i]) for i, why in done.refused)]
         signals = [msgspec.structs.replace(s, latency_us=watch.us) for s in done.signals]
         changes = [*obeyed.changes, *done.changes]

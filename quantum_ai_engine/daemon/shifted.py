@@ -1,12 +1,12 @@
 """Feature shift, as a metric and as JSON: read when it is asked for, from the engines."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
+import msgspec
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from quantum_ai_engine.supervisor.shift import FeatureShift, Shifts
+from quantum_ai_engine.supervisor.shift import Comparison, FeatureShift, Shifts
 
 
 class ShiftCollector(Collector):
@@ -34,13 +34,17 @@ class ShiftCollector(Collector):
         yield family
 
 
-def shown_shift(shift: FeatureShift | None) -> dict[str, Any] | None:
-    """The last comparison of an agent, and how far the next one is; None where it has none."""
+class ShownShift(msgspec.Struct, frozen=True):
+    """The last comparison of an agent's features with training, and how far the next one is."""
+
+    last: Comparison | None
+    columns: int
+    rows: int
+    pending: int
+
+
+def shown_shift(shift: FeatureShift | None) -> ShownShift | None:
+    """What is shown of an agent; None where it has no reference."""
     if shift is None:
         return None
-    return {
-        "last": shift.get(),
-        "columns": len(shift.columns),
-        "rows": shift.rows,
-        "pending": shift.pending,
-    }
+    return ShownShift(shift.get(), len(shift.columns), shift.rows, shift.pending)

@@ -10,6 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantum_ai_engine.agents.base import Agent
+from quantum_ai_engine.daemon.answers import (
+    BarCounts,
+    ConfigHealth,
+    EnsembleHealth,
+    Health,
+    LastBar,
+    ModelHealth,
+)
 from quantum_ai_engine.engine import Round
 from quantum_ai_engine.events import FAILURES, Abstained, Abstention
 
@@ -254,34 +262,28 @@ class Status(Work):
             "config_generation": self.in_force.generation,
         }
 
-    def health(self) -> dict[str, Any]:
+    def health(self) -> Health:
         """The body of `/health`."""
         age_s = None if self.last_close_time is None else time.time() - self.last_close_time / 1000
-        return {
-            "status": self.state(),
-            "reason": self.reason(),
-            "ready": self.ready,
-            "models": {name: self._model(agent) for name, agent in self.agents.items()},
-            "ensemble": {"effective_votes": self.effective_votes},
-            "last_bar": {"close_time": self.last_close_time, "age_s": age_s},
-            "bars": {
-                "processed": self.processed,
-                "duplicates": self.duplicates,
-                "refused": self.refused,
-            },
-            "signals": self.signals,
-            "lag_ms": self.lag_ms,
-            "lag_bars": self.lag_bars,
-            "stale_series": self.stale,
-            "loop_lag_ms": round(self.loop_lag_s * 1000, 3),
-            "engine": self.in_force.engine,
-            "config": {
-                "generation": self.in_force.generation,
-                "hash": self.in_force.config_hash,
-                "refused": self.in_force.refused,
-            },
-            "uptime_s": round(time.time() - self.started_at, 3),
-        }
+        return Health(
+            status=self.state(),
+            reason=self.reason(),
+            ready=self.ready,
+            models={name: self._model(agent) for name, agent in self.agents.items()},
+            ensemble=EnsembleHealth(self.effective_votes),
+            last_bar=LastBar(self.last_close_time, age_s),
+            bars=BarCounts(self.processed, self.duplicates, self.refused),
+            signals=self.signals,
+            lag_ms=self.lag_ms,
+            lag_bars=self.lag_bars,
+            stale_series=self.stale,
+            loop_lag_ms=round(self.loop_lag_s * 1000, 3),
+            engine=self.in_force.engine,
+            config=ConfigHealth(
+                self.in_force.generation, self.in_force.config_hash, self.in_force.refused
+            ),
+            uptime_s=round(time.time() - self.started_at, 3),
+        )
 
     def line(self) -> str:
         """One line with numbers, for `systemctl status`."""
@@ -299,11 +301,11 @@ class Status(Work):
         return all(state not in ("active", "warming_up") for state in states)
 
     @staticmethod
-    def _model(agent: AgentStatus) -> dict[str, Any]:
-        return {
-            "state": agent.state(),
-            "reason": agent.unavailable or agent.reason,
-            "votes": agent.votes,
-            "abstentions": agent.abstentions,
-            "last_vote_close_time": agent.last_vote_close_time,
-        }
+    def _model(agent: AgentStatus) -> ModelHealth:
+        return ModelHealth(
+            state=agent.state(),
+            reason=agent.unavailable or agent.reason,
+            votes=agent.votes,
+            abstentions=agent.abstentions,
+            last_vote_close_time=agent.last_vote_close_time,
+        )

@@ -30,6 +30,7 @@ class Calendar:
     """
 
     def __init__(self, venue: Venue) -> None:
+        self._venue = venue
         # Round the clock without a venue: there is no session between bars, only missing ones.
         self._is_continuous = venue == Venue()
         self._zone = ZoneInfo(venue.zone)
@@ -42,6 +43,10 @@ class Calendar:
         self._ends: list[int] = []
         self._midnights: list[int] = []
         self._tables: tuple[NDArray[np.int64], ...] = ()  # the same three, for many bars at once
+
+    def apart(self) -> "Calendar":
+        """The same calendar with nothing looked up yet: for another thread, or odd times."""
+        return Calendar(self._venue)
 
     def of(self, open_time: int) -> tuple[int, int, int]:
         """Opening and close (ms) of the session of a bar, and the local weekday, Monday 0."""

@@ -258,3 +258,29 @@ def test_libraries_add_no_threads() -> None:
     told = measured()
     assert told.pop("threads") == 2  # the main thread and the worker
     assert all(cores < 1.3 for cores in told.values()), told
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.05, 8.0), st.floats(0.0, 2.0)), max_size=8),
+    st.floats(0.0, 2.0),
+)
+def test_what_is_spared_for_others_makes_no_round_rest(
+    course: list[tuple[float, float]], more_s: float
+) -> None:
+    """L46: where so much may be burnt besides, a round that comes right after it begins at once."""
+    process = Process(CpuBudget(1.5, 1, 2, 5.0))
+    for seconds, cores in course:
+        process.run(seconds, cores)
+    if process.budget.spares(process.now_s, process.cpu_s, more_s):
+        assert process.budget.wait_s(process.now_s, process.cpu_s + more_s) == 0.0
+
+
+def test_a_busy_window_spares_nothing() -> None:
+    """L46: callers wait before a live round would have to."""
+    process = Process(CpuBudget(1.5, 1, 2, 5.0))
+    process.run(4.0, 1.0)
+    assert process.budget.spares(process.now_s, process.cpu_s, 0.5)
+    process.run(5.0, 1.2)
+    assert not process.budget.spares(process.now_s, process.cpu_s, 0.5)
+    process.run(5.0, 0.0)
+    assert process.budget.spares(process.now_s, process.cpu_s, 0.5)

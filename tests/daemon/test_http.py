@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.app import Daemon
 from quantum_ai_engine.daemon.client import Client
-from quantum_ai_engine.daemon.http import BODY_BYTES
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.routes import BODY_BYTES
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.features import kernel
 from quantum_ai_engine.market.table import BarTable

@@ -60,7 +60,8 @@ def _aliases(tree: ast.AST) -> dict[str, set[str]]:
 
 def _levels(call: ast.Call, aliases: dict[str, set[str]]) -> list[str]:
     if isinstance(call.func, ast.Attribute):
-        return [call.func.attr]
+        # What `exception` adds to an error is its traceback.
+        return [call.func.attr.replace("exception", "error")]
     assert isinstance(call.func, ast.Name)
     return sorted(aliases[call.func.id])
 

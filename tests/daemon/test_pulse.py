@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.base import Past
 from quantum_ai_engine.agents.budget import CpuBudget
+from quantum_ai_engine.agents.lane import Lane
 from quantum_ai_engine.agents.pool import AgentPool, Request
 from quantum_ai_engine.config import RedisSettings, Settings
 from quantum_ai_engine.daemon import pulse
@@ -198,6 +199,7 @@ def rounds_of(client: Client, settings: Settings, pool: AgentPool, status: Statu
         lambda: Engine(settings, pool, identity, calendars),
         Entrance(client, settings),
         CpuBudget(1.5, 1, 2, 5.0),
+        Lane(pool),
         KillSwitch(Path("/nowhere")),
         status,
         Metrics("1", "a", "b"),

@@ -13,6 +13,7 @@ from quantum_ai_engine.agents.base import Past
 from quantum_ai_engine.daemon.http import Api
 from quantum_ai_engine.daemon.journal import Journal
 from quantum_ai_engine.daemon.metrics import Metrics
+from quantum_ai_engine.daemon.routes import application
 from quantum_ai_engine.daemon.shifted import ShiftCollector, shown_shift
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.engine import Now
@@ -102,9 +103,8 @@ async def test_agents_are_shown_with_their_shift() -> None:
     engine.learn(bars_at(range(64)))
     await engine.process(bars_at(range(64, 69)), Now(), unmeasured)
     metrics, status = Metrics("1", "build", "config"), Status.of((known, unknown))
-    api = Api(status, metrics, lambda _: None, lambda: {0: engine})
-    application = api.application()
-    async with TestClient(TestServer(application)) as client:
+    served = application(Api(status, metrics, lambda: {0: engine}).routes())
+    async with TestClient(TestServer(served)) as client:
         (partition,) = await (await client.get("/agents")).json()
     first, second = (agent["feature_shift"] for agent in partition["agents"])
     assert second is None

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from quantum_ai_engine.agents.base import Agent
+from quantum_ai_engine.daemon.answers import BarCounts, ConfigHealth, LastBar, ModelHealth
 from quantum_ai_engine.daemon.status import AgentStatus, InForce, Status
 from quantum_ai_engine.engine import Round
 from quantum_ai_engine.events import Abstained, Abstention, Vote
@@ -49,23 +50,19 @@ def test_without_a_forecast_it_is_warming_up(status: Status) -> None:
     status.update(Round(processed=100), 0)
     assert status.state() == "warming_up"
     assert status.effective_votes is None
-    assert status.health()["last_bar"] == {"close_time": None, "age_s": None}
-    assert {agent["state"] for agent in status.health()["models"].values()} == {"warming_up"}
+    assert status.health().last_bar == LastBar(None, None)
+    assert {agent.state for agent in status.health().models.values()} == {"warming_up"}
 
 
 def test_a_vote_makes_it_ok(status: Status) -> None:
     """L05: ok derives from a committed forecast."""
     status.update(voted(), 0)
-    models = status.health()["models"]
+    models = status.health().models
     assert (status.state(), status.reason()) == ("ok", None)
-    assert models["gru"] == {
-        "state": "active",
-        "reason": None,
-        "votes": 1,
-        "abstentions": 0,
-        "last_vote_close_time": 120_000,
-    }
-    assert models["patchtst"]["state"] == "warming_up"
+    assert models["gru"] == ModelHealth(
+        state="active", reason=None, votes=1, abstentions=0, last_vote_close_time=120_000
+    )
+    assert models["patchtst"].state == "warming_up"
 
 
 def test_when_every_agent_fails_it_is_degraded(status: Status) -> None:
@@ -75,7 +72,7 @@ def test_when_every_agent_fails_it_is_degraded(status: Status) -> None:
     status.update(Round(processed=1, unheard=unheard), 0)
     assert status.effective_votes == 0.0
     assert (status.state(), status.reason()) == ("degraded", "no agent gives a prediction")
-    assert status.health()["models"]["gru"]["state"] == "error"
+    assert status.health().models["gru"].state == "error"
 
 
 def test_an_agent_that_votes_again_is_active_again(status: Status) -> None:
@@ -119,7 +116,7 @@ def test_counts_add_up(status: Status) -> None:
     status.update(Round(processed=5, duplicates=2), 3)
     status.update(voted(), 0)
     assert status.seen == 11
-    assert status.health()["bars"] == {"processed": 6, "duplicates": 2, "refused": 3}
+    assert status.health().bars == BarCounts(processed=6, duplicates=2, refused=3)
     assert status.line() == (
         "ok: 6 bars, 1 signals, 3 refused, effective votes 1.0, lag 0 ms, settings 1"
     )
@@ -130,11 +127,9 @@ def test_settings_that_were_refused_are_told(status: Status) -> None:
     status.update(voted(), 0)
     status.in_force = InForce("0.1.0+abc", "0123", 3, "unknown key risk.thresh (engine.toml)")
     assert status.line().endswith("settings 3 (newer ones were refused)")
-    assert status.health()["config"] == {
-        "generation": 3,
-        "hash": "0123",
-        "refused": "unknown key risk.thresh (engine.toml)",
-    }
+    assert status.health().config == ConfigHealth(
+        generation=3, hash="0123", refused="unknown key risk.thresh (engine.toml)"
+    )
 
 
 def test_the_heartbeat_holds_work(status: Status) -> None:
@@ -167,7 +162,7 @@ def test_stale_series_are_told(status: Status) -> None:
     status.partitions[0].stale = names
     heartbeat = status.heartbeat()
     assert (heartbeat["stale"], heartbeat["stale_series"]) == (25, names[:20])
-    assert status.health()["stale_series"] == list(names)
+    assert status.health().stale_series == list(names)
 
 
 def test_a_standby_says_who_owns_the_partition(status: Status) -> None:
@@ -229,13 +224,13 @@ def test_a_vote_of_an_unknown_agent_is_a_broken_invariant(status: Status) -> Non
 def test_an_agent_whose_library_is_missing_says_so_from_the_start() -> None:
     """L05: it is not shown as warming up, since no bar will change it."""
     missing = cast("Agent", SimpleNamespace(name="gru", unavailable="torch is not installed"))
-    model = Status.of([missing]).health()["models"]["gru"]
-    assert (model["state"], model["reason"]) == ("unavailable", "torch is not installed")
+    model = Status.of([missing]).health().models["gru"]
+    assert (model.state, model.reason) == ("unavailable", "torch is not installed")
 
 
 def test_what_to_install_is_still_said_after_bars(status: Status) -> None:
     """L10: an abstention from each bar does not take the reason's place."""
     status.agents["gru"].unavailable = "torch is not installed"
     status.update(Round(unheard=[Abstention("gru", Abstained.UNAVAILABLE)]), 0)
-    model = status.health()["models"]["gru"]
-    assert (model["state"], model["reason"]) == ("unavailable", "torch is not installed")
+    model = status.health().models["gru"]
+    assert (model.state, model.reason) == ("unavailable", "torch is not installed")
