@@ -38,7 +38,7 @@ from quantum_ai_engine.features import kernel
 from quantum_ai_engine.features.order import whole_runs
 from quantum_ai_engine.features.schema import KERNEL_HASH, FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.features.store import Windows
+from quantum_ai_engine.features.store import LOOKBACK, Windows
 from quantum_ai_engine.risk.instruments import holdings
 from quantum_ai_engine.risk.positions import Said
 from quantum_ai_engine.state.batch import Due, Taken
@@ -252,6 +252,14 @@ class Engine:
             count = self.state.features.count(series)
             listed.append((symbol, interval, count, newest.close_time if newest else None))
         return listed
+
+    def bars(self, symbol: str, interval: str) -> list[tuple[float, ...]]:
+        """The newest bars of a known series (at most `LOOKBACK`), oldest first.
+
+        Each as open time (ms), open, high, low, close, volume.
+        """
+        rows = self.state.features.recent(self.state.at(symbol, interval))[-LOOKBACK:]
+        return [(row[5], *row[:5]) for row in rows.tolist()]
 
     def names(self) -> list[str]:
         """What `recent` can be asked for: bar fields, then the columns of the sets in use.

@@ -320,6 +320,10 @@ class HttpSettings(_Room, frozen=True, kw_only=True):
     enabled: bool = True
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8001
+    token: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    max_browsers: Annotated[int, Meta(ge=1, le=10_000)] = 256
 
 
 class LogSettings(_Room, frozen=True, kw_only=True):

@@ -23,7 +23,7 @@ from quantum_ai_engine.config import (
     redis_dir,
     state_dir,
 )
-from quantum_ai_engine.daemon import http, pulse
+from quantum_ai_engine.daemon import access, http, pulse
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis, NoPlaceError
@@ -34,6 +34,10 @@ from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
 from quantum_ai_engine.daemon.ownership import Entrance
+from quantum_ai_engine.daemon.page.facts import Sources
+from quantum_ai_engine.daemon.page.history import History
+from quantum_ai_engine.daemon.page.page import Page
+from quantum_ai_engine.daemon.page.ring import Ring
 from quantum_ai_engine.daemon.rounds import Rounds, Shared
 from quantum_ai_engine.daemon.shifted import ShiftCollector
 from quantum_ai_engine.daemon.status import Status
@@ -56,6 +60,7 @@ class Daemon:
 
     def __init__(self, loaded: Loaded, notifier: Notifier) -> None:
         self.settings = settings = loaded.settings
+        access.check(settings.http)
         self.notifier = notifier
         build = build_id()
         self.metrics = Metrics(version(), build, loaded.config_hash)
@@ -91,6 +96,7 @@ class Daemon:
         register = self.metrics.registry.register
         register(JudgedCollector(lambda: [e.state.judgement for e in self._engines().values()]))
         register(ShiftCollector(lambda: [e.shifts for e in self._engines().values()]))
+        self._ring, self._history = Ring(), History(self.status, self.metrics)
         self.http_address = ""
 
     async def run(self) -> None:
@@ -101,8 +107,9 @@ class Daemon:
         ):
             self.rounds = self._rounds(client)
             await self._killswitch.look()
-            async with self._warm_pool(), self._listening(), asyncio.TaskGroup() as tasks:
-                service = [tasks.create_task(task) for task in self._background(client)]
+            page = self._page(client)
+            async with self._warm_pool(), self._listening(page), asyncio.TaskGroup() as tasks:
+                service = [tasks.create_task(task) for task in self._background(client, page)]
                 if server is not None:
                     service.append(tasks.create_task(_outlive(server)))
                 work = {tasks.create_task(one.run(self.stop)) for one in self.rounds.values()}
@@ -158,6 +165,7 @@ class Daemon:
             self._killswitch,
             self.status,
             self.metrics,
+            self._ring,
         )
         keys = Keys.of(self.settings.redis)
         return {p: Rounds(shared, client.at(p), keys.at(p)) for p in self.settings.redis.served}
@@ -168,12 +176,25 @@ class Daemon:
     def _engines(self) -> dict[int, Engine]:
         return {p: rounds.engine for p, rounds in self.rounds.items()}
 
+    def _page(self, client: Client) -> Page:
+        """The live page of all partitions that are served."""
+        sources = Sources(
+            self.settings,
+            self._identity,
+            self.status,
+            self.metrics,
+            self._ring,
+            self._history,
+            self._engines,
+        )
+        return Page(sources, client)
+
     def _home_of(self, symbol: str) -> http.Home | None:
         """Engine and status of the partition in which a symbol lives, if that is served here."""
         rounds = self.rounds.get(partition_of(symbol, self.settings.redis.partitions))
         return (rounds.engine, rounds.status) if rounds else None
 
-    def _background(self, client: Client) -> Iterator[Coroutine[None, None, None]]:
+    def _background(self, client: Client, page: Page) -> Iterator[Coroutine[None, None, None]]:
         """What runs beside the rounds; the death of any of it ends the daemon."""
         settings = self.settings
         yield pulse.measure_process(self.status, self.metrics, self._budget)
@@ -181,6 +202,9 @@ class Daemon:
         for rounds in self.rounds.values():
             yield pulse.Heart(rounds, settings, self.status).run()
         yield self._killswitch.watch()
+        if settings.http.enabled:
+            yield self._history.run(self._engines)
+            yield page.hub.run()
         interval_s = watchdog_interval_s(os.environ, os.getpid())
         if interval_s is not None:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
@@ -239,24 +263,25 @@ class Daemon:
             gc.unfreeze()
 
     @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
+    async def _listening(self, page: Page) -> AsyncIterator[None]:
         settings = self.settings.http
         if not settings.enabled:
             yield
             return
-        runner = await self._listen()
+        runner = await self._listen(page)
         try:
             host, port, *_ = runner.addresses[0]
-            self.http_address = f"http://{host}:{port}"
+            scheme = "https" if settings.tls_cert else "http"
+            self.http_address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
             yield
         finally:
             await runner.cleanup()
 
-    async def _listen(self) -> web.AppRunner:
+    async def _listen(self, page: Page) -> web.AppRunner:
         settings = self.settings.http
         try:
             api = http.Api(self.status, self.metrics, self._home_of, self._engines)
-            return await http.serve(api, settings)
+            return await http.serve(api, page, settings)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on http.host = {settings.host}, http.port = {settings.port}: "

@@ -9,8 +9,10 @@ from aiohttp import web
 from msgspec import Meta
 
 from quantum_ai_engine.config import HttpSettings
+from quantum_ai_engine.daemon.access import guard, tls
 from quantum_ai_engine.daemon.judged import shown
 from quantum_ai_engine.daemon.metrics import Metrics
+from quantum_ai_engine.daemon.page.page import Page
 from quantum_ai_engine.daemon.status import PartitionStatus, Status
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import INTERVAL_MS, Bar, Forecast, Refused
@@ -127,11 +129,14 @@ class Api:
         return _json(await (_of_bars(engine, asked) if asked.bars else _of_symbol(engine, asked)))
 
 
-async def serve(api: Api, settings: HttpSettings) -> web.AppRunner:
+async def serve(api: Api, page: Page, settings: HttpSettings) -> web.AppRunner:
     """Start to listen; `await runner.cleanup()` ends it. Raises OSError when it cannot."""
-    runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
+    context, app = tls(settings), api.application()
+    app.middlewares.append(guard(settings))
+    page.register(app)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port).start()
+    await web.TCPSite(runner, settings.host, settings.port, ssl_context=context).start()
     return runner
 
 

@@ -102,6 +102,8 @@ class Metrics:
         self.bridged = counter("bridged_messages", "Messages copied from the bar channel")
         self.redis_failures = counter("redis_failures", "Commands Redis did not serve", "kind")
         self.dropped_logs = gauge("log_records_dropped", "Log records dropped, the queue was full")
+        self.browsers = gauge("page_browsers", "Browsers that follow the live page")
+        self.page_failures = counter("page_failures", "Times that the live page could not be built")
         self.build_info = gauge("build_info", "What runs", "version", "build", "config")
         self.build_info.labels(version, build, config).set(1)
         ProcessCollector(namespace="qae", registry=registry)
