@@ -19,8 +19,11 @@ def agents(sources: Sources, partition: int | None = None) -> Facts:
     partition = next(iter(judgements)) if partition is None else partition
     judgement, about = judgements[partition], shown(partition, judgements[partition])
     latency = buckets(sources.metrics.inference)
+    last = next(sources.ring.signals(), None)
+    votes = {vote.agent: vote.trust for vote in last.votes} if last else {}
     rows = [
-        _agent(one, judgement, column, latency) | {"status": sources.status.agents[one["agent"]]}
+        _agent(one, judgement, column, latency)
+        | {"status": sources.status.agents[one["agent"]], "last_trust": votes.get(one["agent"])}
         for column, one in enumerate(about["agents"])
     ]
     return {

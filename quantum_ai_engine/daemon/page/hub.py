@@ -99,7 +99,7 @@ class Hub:
             await self._anyone.wait()
             seconds = 0.0
             try:
-                seconds = await self._tick()
+                seconds = await self.tick()
             except Exception:  # what is shown must never end what is done
                 self._failed()
                 log.exception("The page cannot be built", event_name="page_failed")
@@ -115,7 +115,7 @@ class Hub:
     def _has_nothing(self) -> bool:
         return self._anyone.is_set() and self._ring.place == self._place
 
-    async def _tick(self) -> float:
+    async def tick(self) -> float:
         """Build every topic that is looked at and wake its browsers; how long the building took."""
         before, self._place = self._place, self._next(self._place)
         said, spent = self._said(before, self._place), 0.0

@@ -203,6 +203,9 @@
 
   function lineChart(element, data, series, bands) {
     element.replaceChildren();
+    const times = data[0];
+    const isLong = times[times.length - 1] - times[0] > 172800;
+    const stamp = (s) => new Date(s * 1000).toISOString().slice(...(isLong ? [5, 10] : [11, 16]));
     const axis = { stroke: css("--dim"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 } };
     const options = {
       width: element.clientWidth,
@@ -211,11 +214,13 @@
       cursor: { y: false },
       tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "Etc/UTC"),
       scales: { y: { range: (_, low, high) => (low === high ? [low - 0.01, high + 0.01] : uPlot.rangeNum(low, high, 0.1, true)) } },
-      axes: [{ ...axis, space: 90 }, { ...axis, size: 62 }],
+      hooks: { setCursor: [(u) => u.cursor.idx == null && u.setLegend({ idx: data[0].length - 1 })] },
+      axes: [{ ...axis, space: 80, values: (_, moments) => moments.map(stamp) }, { ...axis, size: 62 }],
       series: [{ label: "Bars' time", value: (_, s) => (s == null ? "" : new Date(s * 1000).toISOString().slice(0, 16).replace("T", " ")) }, ...series],
       bands,
     };
     const plot = new uPlot(options, data, element);
+    plot.setLegend({ idx: data[0].length - 1 }); // what stands there while nobody points at a moment
     plot.root.setAttribute("aria-hidden", "true"); // the same figures stand in the panels below
     return plot;
   }
