@@ -259,7 +259,7 @@ class Engine:
         Each as open time (ms), open, high, low, close, volume.
         """
         rows = self.state.features.recent(self.state.at(symbol, interval))[-LOOKBACK:]
-        return [(row[5], *row[:5]) for row in rows.tolist()]
+        return [(int(row[5]), *row[:5]) for row in rows.tolist()]
 
     def names(self) -> list[str]:
         """What `recent` can be asked for: bar fields, then the columns of the sets in use.

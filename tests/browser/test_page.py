@@ -111,7 +111,6 @@ class Look:
     async def keep(self, name: str) -> None:
         """A screenshot, where somebody wants one."""
         if directory := os.environ.get("QAE_SCREENSHOTS"):
-            Path(directory).mkdir(parents=True, exist_ok=True)
             await self.page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
 
 

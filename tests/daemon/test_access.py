@@ -98,7 +98,7 @@ def test_files_that_are_no_certificate_are_refused(tmp_path: Path) -> None:
         access.tls(HttpSettings(tls_cert="/nowhere", tls_key="/nowhere"))
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("no certificate")
-    with pytest.raises(ConfigError, match="wrong.pem"):
+    with pytest.raises(ConfigError, match=r"wrong\.pem"):
         access.tls(HttpSettings(tls_cert=str(wrong), tls_key=str(wrong)))
 
 
@@ -238,9 +238,11 @@ async def test_https_is_served_with_a_certificate(
     async with serving(changed(alone, "http", **tls_files)) as daemon:
         await until(lambda: daemon.status.ready)
         assert daemon.http_address.startswith("https://127.0.0.1:")
-        async with ClientSession(connector=TCPConnector(ssl=trusting)) as http:
-            async with http.get(f"{daemon.http_address}/health/ready") as answer:
-                assert answer.status == 200
+        async with (
+            ClientSession(connector=TCPConnector(ssl=trusting)) as http,
+            http.get(f"{daemon.http_address}/health/ready") as answer,
+        ):
+            assert answer.status == 200
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", int(daemon.http_address.rpartition(":")[2])
         )

@@ -22,8 +22,8 @@ from quantum_ai_engine.risk.policy import Mode
 from quantum_ai_engine.state.judgement import Judgement
 
 LATEST = 16
-TIMELINE = 200
-SERIES_SHOWN = 500
+TIMELINE = 100
+SERIES_SHOWN = 100
 MODES = tuple(Mode)  # from the strictest
 
 Facts = dict[str, Any]
@@ -189,22 +189,28 @@ def _strictness(state: str) -> int:
 
 def series(sources: Sources, wanted: str = "") -> Facts:
     """The known series whose names hold `wanted`: the newest bar of each; some, if too many."""
-    stale, found = set(sources.status.stale), list[Facts]()
+    stale, named = set(sources.status.stale), list[tuple[bool, str, str, int]]()
     for partition, engine in sources.engines().items():
-        for symbol, interval, bars, close_time in engine.series():
+        for symbol, interval in engine.state.names():
             if wanted.lower() in symbol.lower():
-                found.append(
-                    {
-                        "partition": partition,
-                        "symbol": symbol,
-                        "interval": interval,
-                        "bars": bars,
-                        "close_time": close_time,
-                        "is_stale": f"{symbol} {interval}" in stale,
-                    }
-                )
-    found.sort(key=lambda one: (not one["is_stale"], one["symbol"], one["interval"]))
-    return {"rows": found[:SERIES_SHOWN], "total": len(found), "wanted": wanted}
+                is_fresh = f"{symbol} {interval}" not in stale
+                named.append((is_fresh, symbol, interval, partition))
+    rows = [_row(sources, *one) for one in sorted(named)[:SERIES_SHOWN]]
+    return {"rows": rows, "total": len(named), "wanted": wanted}
+
+
+def _row(sources: Sources, is_fresh: bool, symbol: str, interval: str, partition: int) -> Facts:
+    state = sources.engines()[partition].state
+    at = state.at(symbol, interval)
+    newest = state.newest(at)
+    return {
+        "partition": partition,
+        "symbol": symbol,
+        "interval": interval,
+        "bars": state.features.count(at),
+        "close_time": newest.close_time if newest else None,
+        "is_stale": not is_fresh,
+    }
 
 
 def symbol(sources: Sources, engine: Engine, symbol: str, interval: str) -> Facts:

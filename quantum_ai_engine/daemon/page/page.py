@@ -27,7 +27,8 @@ PANELS = {
     "symbol": ("said", "votes"),
     "signals": (),
 }
-MOST_FOUND = 500
+MOST_FOUND = 500  # signals of a search …
+MOST_SHOWN = 100  # … as HTML
 TEXT_MOST = 200  # characters of a search
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -117,7 +118,7 @@ class Page:
     async def signals(self, request: web.Request) -> web.Response:
         """The ledger, searched."""
         try:
-            wanted = wanted_of(request.query)
+            wanted = wanted_of(request.query, MOST_SHOWN if wants_html(request) else MOST_FOUND)
             found = await self._ledger.search(wanted)
         except ValueError as error:
             return self._sorry(request, 400, str(error))
@@ -275,8 +276,8 @@ def wants_html(request: web.Request) -> bool:
     return "text/html" in request.headers.get(hdrs.ACCEPT, "")
 
 
-def wanted_of(query: Mapping[str, str]) -> Wanted:
-    """What a search asks for. Raises ValueError with one sentence."""
+def wanted_of(query: Mapping[str, str], most: int = MOST_FOUND) -> Wanted:
+    """What a search asks for, `most` signals at most. Raises ValueError with one sentence."""
     symbol, stance = query.get("symbol", "").strip(), query.get("stance", "")
     if symbol and not SYMBOL.fullmatch(symbol):
         raise ValueError(f"symbol {symbol[:64]!r} is not 1 to 64 letters, digits or ._:/-")
@@ -288,8 +289,8 @@ def wanted_of(query: Mapping[str, str]) -> Wanted:
     if before and not is_entry(before):
         raise ValueError("before is not an entry id such as 1735689600000-0")
     limit = query.get("limit", "50")
-    if not limit.isdecimal() or not 1 <= int(limit[:4]) <= MOST_FOUND:
-        raise ValueError(f"limit is not a number from 1 to {MOST_FOUND}")
+    if not limit.isdecimal() or not 1 <= int(limit[:4]) <= most:
+        raise ValueError(f"limit is not a number from 1 to {most}")
     return Wanted(symbol, Stance(stance) if stance else None, text, before, int(limit))
 
 

@@ -46,6 +46,8 @@ class Renderer:
         self._environment.filters |= {one.__name__: one for one in FILTERS}
         self._environment.filters["path"] = path
         self._environment.globals |= {"SHAPES": words.SHAPES, "TESTS": TESTS, **always}
+        for name in self._environment.list_templates():  # now: later it would hold the loop up
+            self._environment.get_template(name)
 
     def page(self, name: str, **facts: Any) -> str:
         """A whole page."""
