@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -24,6 +24,7 @@ MOST_SIGNALS = 500  # in an update: the others come with the next
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 Topic = tuple[str, ...]  # a page, and what it is about
 Panels = dict[str, str]
 
@@ -139,13 +140,14 @@ class Hub:
         return Place(min(end.signals, place.signals + MOST_SIGNALS), end.changes)
 
     def _said(self, before: Place, after: Place) -> msgspec.Raw:
-        """The signals and changes between two places, as JSON."""
-        signals, gone = self._ring.signals_after(before.signals)
-        changes, gone_changes = self._ring.changes_after(before.changes)
-        signals = signals[: max(0, after.signals - before.signals - gone)]
+        """The signals and changes between two places, as JSON, and how many of them are gone."""
+        signals, gone = _cut(*self._ring.signals_after(before.signals), after[0] - before[0])
+        changes, gone_changes = _cut(
+            *self._ring.changes_after(before.changes), after[1] - before[1]
+        )
         said = {
             "signals": [_short(signal) for signal in signals],
-            "changes": changes[: max(0, after.changes - before.changes - gone_changes)],
+            "changes": changes,
             "missed": gone + gone_changes,
         }
         return msgspec.Raw(msgspec.json.encode(said))
@@ -252,6 +254,12 @@ class Hub:
                 except TimeoutError:
                     return  # it comes back with Last-Event-ID
             await browser.wake.wait()
+
+
+def _cut(found: list[T], gone: int, wanted: int) -> tuple[list[T], int]:
+    """The first `wanted` of those that are gone and those that were found after them."""
+    gone = min(gone, wanted)
+    return found[: wanted - gone], gone
 
 
 def _short(signal: Signal) -> dict[str, Any]:
