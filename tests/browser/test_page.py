@@ -201,7 +201,7 @@ async def test_every_page_is_accessible(
 ) -> None:
     """No finding of axe, no page wider than the screen, and the first tab stop is a way past."""
     await fed(daemon, client, bars)
-    daemon._history.update(time.monotonic(), daemon._judgements())
+    daemon._history.update(time.monotonic(), daemon._engines())
     async with looking(chromium, daemon, scheme, size) as look:
         for name, path in PATHS.items():
             await look.at(path)

@@ -101,9 +101,9 @@ class Hub:
             seconds = 0.0
             try:
                 seconds = await self.tick()
-            except Exception:  # what is shown must never end what is done
+            except Exception as error:  # what is shown must never end what is done
                 self._failed()
-                log.exception("The page cannot be built", event_name="page_failed")
+                log.error("The page cannot be built", event_name="page_failed", detail=repr(error))
             await self._wait(max(TICK_S, seconds / SHARE))
 
     async def _wait(self, seconds: float) -> None:

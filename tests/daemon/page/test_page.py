@@ -352,7 +352,7 @@ async def test_agents_are_shown_with_what_is_known_of_them(
     assert f"{gru['score']['brier']:.4f}" in text
     assert f"{gru['score']['count']:.0f}" in text.replace("\u202f", "")
     assert gru["bundle"] in text
-    daemon._history.update(time.monotonic(), daemon._judgements())
+    daemon._history.update(time.monotonic(), daemon._engines())
     history = await asked(http, "/agents/history?partition=0")
     assert history["at_ms"][-1] == judged["as_of"]
     assert history["agents"][0]["brier"][-1] == gru["recent"]["brier"]
