@@ -15,9 +15,10 @@ LEAST_SHOWN = 1e-4  # of the evidence that alarms: below, a meter on a logarithm
 
 def agents(sources: Sources, partition: int | None = None) -> Facts:
     """All agents of a partition, by default the first; with the others' numbers."""
-    judgements = sources.judgements()
-    partition = next(iter(judgements)) if partition is None else partition
-    judgement, about = judgements[partition], shown(partition, judgements[partition])
+    engines = sources.engines()
+    partition = next(iter(engines)) if partition is None else partition
+    engine, judgement = engines[partition], engines[partition].state.judgement
+    about = shown(partition, judgement, engine.shifts.of)
     latency = buckets(sources.metrics.inference)
     last = next(sources.ring.signals(), None)
     votes = {vote.agent: vote.trust for vote in last.votes} if last else {}
@@ -28,7 +29,7 @@ def agents(sources: Sources, partition: int | None = None) -> Facts:
     ]
     return {
         "partition": partition,
-        "partitions": list(judgements),
+        "partitions": list(engines),
         "as_of": about["as_of"] or None,
         "settled": about["settled"],
         "void": about["void"],
