@@ -74,8 +74,8 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "QAE_"
-SECRET_KEYS = frozenset({"redis.password"})
-CREDENTIALS = {"redis-password": "redis.password"}
+SECRET_KEYS = frozenset({"redis.password", "http.token"})
+CREDENTIALS = {"redis-password": "redis.password", "http-token": "http.token"}
 
 
 class Layer(msgspec.Struct, frozen=True):

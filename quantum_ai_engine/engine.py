@@ -267,6 +267,14 @@ class Engine:
         newest = self.state.newest(series)
         return self.state.features.count(series), newest.close_time if newest else None
 
+    def bars(self, symbol: str, interval: str) -> list[tuple[float, ...]]:
+        """The newest bars of a known series (at most `LOOKBACK`), oldest first.
+
+        Each as open time (ms), open, high, low, close, volume.
+        """
+        rows = self.state.features.recent(self.state.at(symbol, interval))[-LOOKBACK:]
+        return [(int(row[5]), *row[:5]) for row in rows.tolist()]
+
     def names(self) -> list[str]:
         """What `recent` can be asked for: bar fields, then the columns of the sets in use.
 

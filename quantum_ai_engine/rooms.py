@@ -322,6 +322,10 @@ class HttpSettings(_Room, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 8001
     predict_queue: Annotated[int, Meta(ge=64, le=100_000)] = 256
     predict_deadline_ms: Count = 10_000
+    token: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    max_browsers: Annotated[int, Meta(ge=1, le=10_000)] = 256
 
 
 class LogSettings(_Room, frozen=True, kw_only=True):

@@ -249,6 +249,16 @@ def test_secrets_are_masked_wherever_settings_are_shown() -> None:
     assert config.config_hash(settings) == config.config_hash(with_values(redis__password="x"))
 
 
+def test_the_token_is_a_secret_like_the_password(toml: Any, tmp_path: Path) -> None:
+    """From the credential `http-token` or the environment, not from the file, and masked."""
+    (tmp_path / "http-token").write_text(f"{SECRET}\n", encoding="utf-8")
+    loaded = load(None, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert loaded.settings.http.token == SECRET
+    assert SECRET not in str(config.flatten(loaded.settings))
+    assert load(None, environ={"QAE_HTTP__TOKEN": "other"}).settings.http.token == "other"
+    assert "http-token" in refusal(toml(f'[http]\ntoken = "{SECRET}"\n'))
+
+
 def test_a_bad_secret_is_not_repeated() -> None:
     """Even a refusal of the password itself does not print it."""
     assert "redis.password" in refusal(redis__password=[SECRET])

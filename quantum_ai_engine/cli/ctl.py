@@ -18,8 +18,7 @@ from quantum_ai_engine.cli.common import (
 from quantum_ai_engine.config import ConfigError, Settings
 from quantum_ai_engine.daemon import door
 from quantum_ai_engine.daemon.client import Unreachable
-from quantum_ai_engine.daemon.feed import BarFeed
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.controls import tell_all
 from quantum_ai_engine.events import Command
 
 RELOAD_WITHIN_S = 60.0  # pausing, handing over and saving the state of many series
@@ -105,12 +104,5 @@ def _tell(settings: Settings, command: Command) -> None:
 
 
 async def _send(settings: Settings, command: Command) -> list[int]:
-    """Into every partition's stream; the partitions in which no engine is heard."""
-    keys, silent = Keys.of(settings.redis), []
     async with redis_client(settings) as client:
-        for partition in range(settings.redis.partitions):
-            feed = BarFeed(client.at(partition), keys.at(partition), settings.engine.environment)
-            await feed.tell(command)
-            if not await client.at(partition).exists(keys.at(partition).heartbeat):
-                silent.append(partition)
-    return silent
+        return await tell_all(client, settings, command)

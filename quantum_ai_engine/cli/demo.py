@@ -42,7 +42,7 @@ def demo(
     bars: Annotated[int | None, typer.Option(help="End after so many live bars.", min=1)] = None,
     speed: Annotated[str, typer.Option(help="60 = a minute of market a second, or max.")] = "60",
     seed: Annotated[int, typer.Option(help="Seed of the paper market.")] = 1,
-    port: Annotated[int, typer.Option(help="Port of /health.")] = 8001,
+    port: Annotated[int, typer.Option(help="Port of the live page.")] = 8001,
     directory: Annotated[
         Path | None, typer.Option(help="Its `bundles` folder keeps the agents.")
     ] = None,
@@ -134,7 +134,7 @@ async def _show(
         work = tasks.create_task(daemon.run())
         await daemon.ready.wait()
         out.print(
-            f"[bold]3[/] serving: {daemon.http_address}/health · redis-cli -s "
+            f"[bold]3[/] serving: the live page is {daemon.http_address}/ · redis-cli -s "
             f"{loaded.settings.redis.url.removeprefix('unix://')} · Ctrl-C ends",
             soft_wrap=True,
         )

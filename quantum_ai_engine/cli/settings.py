@@ -8,6 +8,7 @@ from rich.console import Console
 
 from quantum_ai_engine.cli.common import ConfigOption, SetOption, load_settings
 from quantum_ai_engine.config import flatten
+from quantum_ai_engine.daemon import access
 
 app = typer.Typer(no_args_is_help=True, help="Check and show settings.")
 out = Console()
@@ -17,6 +18,8 @@ out = Console()
 def check(config: ConfigOption = None, assignments: SetOption = None) -> None:
     """Say whether the settings can be used; exit 78 if not."""
     loaded = load_settings(config, assignments)
+    access.check(loaded.settings.http)
+    access.tls(loaded.settings.http)
     out.print(f"the settings are good (hash {loaded.config_hash})")
 
 

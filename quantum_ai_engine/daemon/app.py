@@ -27,7 +27,7 @@ from quantum_ai_engine.config import (
     redis_dir,
     state_dir,
 )
-from quantum_ai_engine.daemon import door, http, logs, pulse
+from quantum_ai_engine.daemon import access, door, http, logs, pulse
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.desk import Desk
@@ -39,6 +39,10 @@ from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.notify import Notifier, watchdog_interval_s
 from quantum_ai_engine.daemon.ownership import Entrance
+from quantum_ai_engine.daemon.page.facts import Sources
+from quantum_ai_engine.daemon.page.history import History
+from quantum_ai_engine.daemon.page.page import Page
+from quantum_ai_engine.daemon.page.ring import Ring
 from quantum_ai_engine.daemon.predicting import Home, Predicting
 from quantum_ai_engine.daemon.reload import Reloader, ReloadRefusedError, Requests
 from quantum_ai_engine.daemon.rounds import Rounds, Shared
@@ -73,6 +77,7 @@ class Daemon:
         read_again: Callable[[], Loaded] | None = None,
     ) -> None:
         self.settings = settings = loaded.settings
+        access.check(settings.http)
         self.notifier = notifier
         build = build_id()
         self.metrics = Metrics(version(), build, loaded.config_hash)
@@ -114,6 +119,7 @@ class Daemon:
             read_again, lambda: self.settings, lambda: self.rounds, self._engine_of, self._apply
         )
         self.reloads = Requests(reloader, self.status, self.metrics, notifier)
+        self._ring, self._history = Ring(), History(self.status, self.metrics)
         self.http_address = ""
 
     async def run(self) -> None:
@@ -124,13 +130,14 @@ class Daemon:
         ):
             self.rounds = self._rounds(client)
             await self._killswitch.look()
+            page = self._page(client)
             async with (
                 self._warm_pool(),
-                self._listening(),
+                self._listening(page),
                 self._door(),
                 asyncio.TaskGroup() as tasks,
             ):
-                service = [tasks.create_task(task) for task in self._background(client)]
+                service = [tasks.create_task(task) for task in self._background(client, page)]
                 if server is not None:
                     service.append(tasks.create_task(_outlive(server)))
                 work = {tasks.create_task(one.run(self.stop)) for one in self.rounds.values()}
@@ -187,6 +194,7 @@ class Daemon:
             self._killswitch,
             self.status,
             self.metrics,
+            self._ring,
         )
         keys = Keys.of(self.settings.redis)
         return {p: Rounds(shared, client.at(p), keys.at(p)) for p in self.settings.redis.served}
@@ -217,12 +225,24 @@ class Daemon:
         """Whether callers may have a batch of predictions without making a live round rest."""
         return self._budget.spares(time.monotonic(), time.process_time(), CALLERS_CPU_S)
 
+    def _page(self, client: Client) -> Page:
+        """The live page of all partitions that are served."""
+        sources = Sources(
+            lambda: self.settings,
+            self.status,
+            self.metrics,
+            self._ring,
+            self._history,
+            self._engines,
+        )
+        return Page(sources, client)
+
     def _home_of(self, symbol: str) -> Home | None:
         """Engine and status of the partition in which a symbol lives, if that is served here."""
         rounds = self.rounds.get(partition_of(symbol, self.settings.redis.partitions))
         return (rounds.engine, rounds.status) if rounds else None
 
-    def _background(self, client: Client) -> Iterator[Coroutine[None, None, None]]:
+    def _background(self, client: Client, page: Page) -> Iterator[Coroutine[None, None, None]]:
         """What runs beside the rounds; the death of any of it ends the daemon."""
         settings = self.settings
         yield pulse.measure_process(self.status, self.metrics, self._budget)
@@ -232,6 +252,9 @@ class Daemon:
         yield self._killswitch.watch()
         yield self.reloads.run(self.ready)
         yield self.desk.run()
+        if settings.http.enabled:
+            yield self._history.run(self._engines)
+            yield page.hub.run()
         interval_s = watchdog_interval_s(os.environ, os.getpid())
         if interval_s is not None:
             watchdog = pulse.Watchdog(self.pool, self.status, interval_s)
@@ -308,30 +331,31 @@ class Daemon:
             return {"refused": str(refused)}
 
     @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
+    async def _listening(self, page: Page) -> AsyncIterator[None]:
         settings = self.settings.http
         if not settings.enabled:
             yield
             return
-        runner = await self._listen()
+        runner = await self._listen(page)
         try:
             host, port, *_ = runner.addresses[0]
-            self.http_address = f"http://{host}:{port}"
+            scheme = "https" if settings.tls_cert else "http"
+            self.http_address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
             yield
         finally:
             await runner.cleanup()
 
     def routes(self) -> list[Route]:
-        """All that is answered over HTTP."""
+        """All that is answered over HTTP but the page."""
         return [
             *http.Api(self.status, self.metrics, self._engines).routes(),
             *Predicting(self._home_of, self.desk, self.metrics).routes(),
         ]
 
-    async def _listen(self) -> web.AppRunner:
+    async def _listen(self, page: Page) -> web.AppRunner:
         settings = self.settings.http
         try:
-            return await http.serve(self.routes(), settings)
+            return await http.serve(self.routes(), page, settings)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on http.host = {settings.host}, http.port = {settings.port}: "

@@ -7,11 +7,13 @@ import msgspec
 from aiohttp import web
 
 from quantum_ai_engine.config import HttpSettings
+from quantum_ai_engine.daemon.access import guard, tls
 from quantum_ai_engine.daemon.answers import Health, Live, Ready
 from quantum_ai_engine.daemon.build import version
 from quantum_ai_engine.daemon.judged import Shown, shown
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.openapi import document
+from quantum_ai_engine.daemon.page.page import Page
 from quantum_ai_engine.daemon.routes import JSON, Route, answer, application
 from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.engine import Engine
@@ -116,11 +118,13 @@ def described(routes: Sequence[Route]) -> list[Route]:
     return everything
 
 
-async def serve(routes: Sequence[Route], settings: HttpSettings) -> web.AppRunner:
+async def serve(routes: Sequence[Route], page: Page, settings: HttpSettings) -> web.AppRunner:
     """Start to listen; `await runner.cleanup()` ends it. Raises OSError when it cannot."""
-    app = application(described(routes))
+    context, app = tls(settings), application(described([*routes, *page.routes()]))
+    app.middlewares.append(guard(settings))
+    page.dress(app)
     # A body in another encoding is refused, so nothing is unpacked: least of all a bomb.
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, auto_decompress=False)
     await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port).start()
+    await web.TCPSite(runner, settings.host, settings.port, ssl_context=context).start()
     return runner

@@ -109,6 +109,8 @@ class Metrics:
             "config_last_reload_successful", "0 when the settings read last were refused"
         )
         self.dropped_logs = gauge("log_records_dropped", "Log records dropped, the queue was full")
+        self.browsers = gauge("page_browsers", "Browsers that follow the live page")
+        self.page_failures = counter("page_failures", "Times that the live page could not be built")
         self.build_info = gauge("build_info", "What runs", "version", "build", "config")
         self._version, self._build = version, build
         self.show_config(config, 1)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import msgspec
@@ -34,6 +34,7 @@ from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.ownership import Entrance, Ownership
+from quantum_ai_engine.daemon.page.ring import Ring
 from quantum_ai_engine.daemon.recovery import Recovery
 from quantum_ai_engine.daemon.snapshots import Snapshots
 from quantum_ai_engine.daemon.status import PartitionStatus, Status
@@ -64,6 +65,7 @@ class Shared:
     killswitch: KillSwitch
     status: Status
     metrics: Metrics
+    ring: Ring = field(default_factory=Ring)
 
 
 class NotSavedError(Exception):
@@ -451,6 +453,7 @@ class Rounds:
                 step = self._without_expired(step)
             else:
                 self._serving()
+                self._shared.ring.add(step.signals, step.kept.changes)
                 return receipt
 
     def _without_expired(self, step: Step) -> Step:

@@ -226,6 +226,11 @@ class Standing:
         return dict(zip(DETECTED, self._against.evidence.tolist(), strict=True))
 
     @property
+    def baseline(self) -> Baseline:
+        """What the agent was when it was held out."""
+        return self._baseline
+
+    @property
     def threshold(self) -> float:
         """The evidence at which an e-detector alarms."""
         return self._threshold

@@ -13,5 +13,5 @@ def test_the_demo_signals_every_live_bar_and_ends(bundles: Path, tmp_path: Path)
     arguments = ["demo", "--bars", "64", "--speed", "max", "--port", "0"]
     result = CliRunner().invoke(build(), [*arguments, "--directory", str(tmp_path)])
     assert result.exit_code == 0, result.output
-    assert "/health" in result.output
+    assert "the live page is http://127.0.0.1:" in result.output
     assert "64 bars, 0 duplicates, 0 refused, 64 signals" in result.output

@@ -36,10 +36,13 @@ class Served:
         self.seen: set[tuple[str, str, int]] = set()
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        """The answer, which must be what the document says of its status."""
+        """The status of the answer, which must be what the document says of it."""
         data = None if body is None else msgspec.json.encode(body)
-        async with self.session.request(method, path, data=data, headers=headers) as answer:
-            await self._hold(method, path, answer.status, answer.content_type, await answer.read())
+        address = path.format(symbol="BTCUSDT", command="halt")
+        async with self.session.request(method, address, data=data, headers=headers) as answer:
+            # Events never end: their first chunk will do.
+            chunk = answer.content.readany() if path == "/events" else answer.read()
+            await self._hold(method, path, answer.status, answer.content_type, await chunk)
             return answer.status
 
     async def _hold(self, method: str, path: str, status: int, content: str, body: bytes) -> None:
@@ -53,9 +56,10 @@ class Served:
         self.seen.add((method, path, status))
 
 
-def registered(daemon: Daemon) -> set[tuple[str, str]]:
+def registered(daemon: Daemon, client: Client) -> set[tuple[str, str]]:
     """Method and path of all that the daemon's application answers; HEAD goes with GET."""
-    router = application(http.described(daemon.routes())).router
+    routes = [*daemon.routes(), *daemon._page(client).routes()]
+    router = application(http.described(routes)).router
     return {
         (route.method, route.resource.canonical)
         for route in router.routes()
@@ -77,7 +81,7 @@ async def served(settings: Settings, client: Client, bars: list[Bar]) -> AsyncIt
         assert await served.call("GET", "/health/ready") == 503
         assert await served.call("POST", "/predict", {"symbol": "BTCUSDT"}) == 503
         described = {(m.upper(), path) for path, at in text["paths"].items() for m in at}
-        assert described == registered(daemon)
+        assert described == registered(daemon, client)
         assert {(method, path) for method, path, _ in served.seen} == described
 
 
@@ -100,6 +104,7 @@ async def test_the_document_is_true(served: Served, bars: list[Bar]) -> None:
     ]:
         assert await served.call("POST", "/predict", body) == status
     assert await served.call("POST", "/predict", good, **{"Content-Type": "text/xml"}) == 415
+    assert await served.call("POST", "/control/{command}") == 403
 
 
 async def _nothing(_: web.Request) -> web.Response:

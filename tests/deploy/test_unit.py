@@ -110,13 +110,13 @@ def test_libraries_have_one_thread_each() -> None:
     assert "NUMBA_CACHE_DIR=%C/quantum-ai-engine/numba" in environment
 
 
-def test_password_is_optional(tmp_path: Path) -> None:
-    """The credential has a default, which the settings read as no password."""
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_a_secret_is_optional(name: str, tmp_path: Path) -> None:
+    """Each credential has a default, which the settings read as none."""
     unit = read_unit()
-    (loaded,), (default,) = unit["LoadCredential"], unit["SetCredential"]
-    name, _, value = default.partition(":")
-    assert loaded == f"{name}:/etc/quantum-ai-engine/redis-password"
-    (tmp_path / name).write_text(value.encode().decode("unicode_escape"))
+    assert f"{name}:/etc/quantum-ai-engine/{name}" in unit["LoadCredential"]
+    defaults = dict(default.split(":", 1) for default in unit["SetCredential"])
+    (tmp_path / name).write_text(defaults[name].encode().decode("unicode_escape"))
     (layer,) = read_credentials({"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert layer.values == {CREDENTIALS[name]: ""}
 
