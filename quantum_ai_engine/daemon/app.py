@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
 
 import structlog
@@ -24,6 +25,7 @@ from quantum_ai_engine.config import (
     state_dir,
 )
 from quantum_ai_engine.daemon import http, pulse
+from quantum_ai_engine.daemon.activation import passed_socket
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.embedded import EmbeddedRedis, NoPlaceError
@@ -240,23 +242,28 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _listening(self) -> AsyncIterator[None]:
-        settings = self.settings.http
-        if not settings.enabled:
+        passed = passed_socket(os.environ, os.getpid())
+        if not self.settings.http.enabled:
+            if passed is not None:
+                raise ConfigError(
+                    "http.enabled is false, but systemd listens for us: "
+                    "systemctl disable --now quantum-ai-engine.socket"
+                )
             yield
             return
-        runner = await self._listen()
+        runner = await self._listen(passed)
         try:
             host, port, *_ = runner.addresses[0]
             self.http_address = f"http://{host}:{port}"
             yield
         finally:
-            await runner.cleanup()
+            await http.close(runner)
 
-    async def _listen(self) -> web.AppRunner:
+    async def _listen(self, passed: socket.socket | None) -> web.AppRunner:
         settings = self.settings.http
         try:
             api = http.Api(self.status, self.metrics, self._home_of, self._engines)
-            return await http.serve(api, settings)
+            return await http.serve(api, settings, passed)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on http.host = {settings.host}, http.port = {settings.port}: "

@@ -1,5 +1,7 @@
 """HTTP on the daemon's own loop: health, metrics and predictions."""
 
+import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeAlias
@@ -18,6 +20,7 @@ from quantum_ai_engine.features.store import LOOKBACK
 
 MOST_BARS = 5000
 SHUTDOWN_S = 0.3  # a request that is never finished must not hold up the stop
+ACCEPTED_S = 0.05  # what has just been accepted has its request on the way
 BODY_BYTES = 4 * 1024 * 1024
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -127,12 +130,30 @@ class Api:
         return _json(await (_of_bars(engine, asked) if asked.bars else _of_symbol(engine, asked)))
 
 
-async def serve(api: Api, settings: HttpSettings) -> web.AppRunner:
-    """Start to listen; `await runner.cleanup()` ends it. Raises OSError when it cannot."""
+async def serve(
+    api: Api, settings: HttpSettings, passed: socket.socket | None = None
+) -> web.AppRunner:
+    """Listen where the settings say, or on a socket that listens already; `close` ends it.
+
+    Raises OSError when it cannot.
+    """
     runner = web.AppRunner(api.application(), access_log=None, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port).start()
+    if passed is None:
+        site: web.BaseSite = web.TCPSite(runner, settings.host, settings.port)
+    else:
+        # asyncio calls listen() again: callers queue there while the engine restarts.
+        site = web.SockSite(runner, passed, backlog=socket.SOMAXCONN)
+    await site.start()
     return runner
+
+
+async def close(runner: web.AppRunner) -> None:
+    """Accept nobody any more, answer who has been accepted, then end."""
+    for site in list(runner.sites):
+        await site.stop()
+    await asyncio.sleep(ACCEPTED_S)
+    await runner.cleanup()
 
 
 @web.middleware
