@@ -12,32 +12,35 @@ is taken back. Only the standard library is used: this runs before anything is i
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-NAME = "quantum-ai-engine"
-PACKAGE = "quantum_ai_engine"
-SHARE = f"share/{NAME}"
-STAMP = "release.json"
+from release import (
+    NAME,
+    SHARE,
+    STAMP,
+    Failed,
+    Wheel,
+    build,
+    environment,
+    read_wheel,
+    remove,
+    run,
+    say,
+)
+
 EXTRAS = "torch,embedded"
-NEEDED_BYTES = {True: 3_000_000_000, False: 1_000_000_000}  # with torch, and without
 BUNDLES_OF = (
     "import sys; from pathlib import Path; from quantum_ai_engine.config import bundle_dir, load; "
     "print(bundle_dir(load(Path(sys.argv[1])).settings))"
 )
-
-
-class Failed(Exception):  # noqa: N818 (what happened)
-    """One sentence that says what is wrong and what to do."""
 
 
 class Places(NamedTuple):
@@ -72,49 +75,12 @@ class Places(NamedTuple):
         return path.resolve() if path.exists() else None
 
 
-class Wheel(NamedTuple):
-    """A wheel that was looked into: whole, ours, and with what an installation needs."""
-
-    path: Path
-    version: str
-    build: str
-    sha256: str
-
-
-def read_wheel(path: Path) -> Wheel:
-    """Look into a wheel. Raises `Failed` when it is damaged or not ours."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            names = archive.namelist()
-            sources = {name: archive.read(name) for name in names if name.endswith(".py")}
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
-        raise Failed(f"{path} is no wheel that can be read: {error}") from error
-    if damaged:
-        raise Failed(f"{path} is damaged ({damaged}): copy or build it again")
-    about, *_ = [name for name in names if name.endswith(".dist-info/METADATA")] or [""]
-    name, _, version = about.removesuffix(".dist-info/METADATA").partition("-")
-    if name != PACKAGE or not any(n.endswith(f"{SHARE}/systemd/{NAME}.service") for n in names):
-        raise Failed(f"{path} is no wheel of {NAME} with its units: build it with `make wheel`")
-    return Wheel(path, version, build_of(sources), hashlib.sha256(path.read_bytes()).hexdigest())
-
-
-def build_of(sources: dict[str, bytes]) -> str:
-    """The build that the engine will name: 12 hex digits over the package's sources."""
-    digest = hashlib.sha256()
-    own = {Path(name).relative_to(PACKAGE): text for name, text in sources.items()
-           if name.startswith(f"{PACKAGE}/")}  # fmt: skip
-    for path in sorted(own):
-        digest.update(str(path).encode())
-        digest.update(own[path])
-    return digest.hexdigest()[:12]
-
-
 def install(places: Places, options: argparse.Namespace) -> None:
     """Build the release of a wheel, check it, switch to it."""
     with wheel_of(options.wheel) as wheel:
         extras = options.extras or extras_of(places.release("current"))
-        release = build(places, wheel, extras)
+        own = places.settings / "requirements.txt"
+        release = build(places.prefix / "releases", wheel, extras, own)
     place_settings(places, release)
     if not options.force:
         check(places, release)
@@ -167,10 +133,9 @@ def wheel_of(given: Path | None) -> Iterator[Wheel]:
     if not (checkout / "pyproject.toml").exists():
         raise Failed("this is no checkout: name a wheel with --wheel FILE")
     with tempfile.TemporaryDirectory() as scratch:
-        run(
-            [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", scratch, checkout],
-            f"no wheel could be built from {checkout}",
-        )
+        environment(Path(scratch) / "pip")  # the system's Python may have none
+        pip = (Path(scratch) / "pip/bin/python", "-m", "pip", "wheel", "--quiet", "--no-deps")
+        run([*pip, "-w", scratch, checkout], f"no wheel could be built from {checkout}")
         yield read_wheel(next(Path(scratch).glob("*.whl")))
 
 
@@ -182,51 +147,6 @@ def extras_of(release: Path | None) -> str:
     return extras
 
 
-def build(places: Places, wheel: Wheel, extras: str) -> Path:
-    """The complete release of a wheel; one that is there already is taken as it is."""
-    own = places.settings / "requirements.txt"  # packages of agents of one's own
-    own_text = own.read_text() if own.exists() else ""
-    inputs = "\n".join([wheel.sha256, extras, own_text, sys.version])
-    digest = hashlib.sha256(inputs.encode()).hexdigest()[:6]
-    release = places.prefix / "releases" / f"{wheel.version}+{wheel.build}.{digest}"
-    if (release / STAMP).exists():
-        say(f"{release.name} is there already")
-        return release
-    need_space(places.prefix, "torch" in extras)
-    remove(release)  # what an interrupted installation has left
-    try:
-        fill(release, wheel, extras, own if own_text else None)
-    except BaseException:
-        remove(release)
-        raise
-    stamp = {"version": wheel.version, "build": wheel.build, "extras": extras}
-    (release / STAMP).write_text(json.dumps(stamp) + "\n")
-    return release
-
-
-def fill(release: Path, wheel: Wheel, extras: str, own: Path | None) -> None:
-    """An environment with the wheel, its extras, and the operator's own packages."""
-    say(f"installing {release.name} with {extras or 'no extras'}; this may take minutes")
-    run(
-        [sys.executable, "-m", "venv", release],
-        "no environment could be made (Debian: apt install python3-venv)",
-    )
-    pip = [release / "bin/python", "-m", "pip", "install", "--quiet", "--no-warn-script-location"]
-    with tempfile.TemporaryDirectory() as scratch:
-        constraints = Path(scratch) / "constraints.txt"
-        constraints.write_bytes(member(wheel.path, "constraints.txt"))
-        wanted = f"{NAME}[{extras}] @ {wheel.path.resolve().as_uri()}"
-        asked = [*pip, "--constraint", constraints, wanted, *(["-r", own] if own else [])]
-        run(asked, f"pip could not install {wheel.path.name}")
-
-
-def member(wheel: Path, name: str) -> bytes:
-    """A file of the wheel's share."""
-    with zipfile.ZipFile(wheel) as archive:
-        found = next(n for n in archive.namelist() if n.endswith(f"{SHARE}/{name}"))
-        return archive.read(found)
-
-
 def place_settings(places: Places, release: Path) -> None:
     """The default settings, where there are none."""
     places.settings.mkdir(parents=True, exist_ok=True)
@@ -236,7 +156,8 @@ def place_settings(places: Places, release: Path) -> None:
 
 def check(places: Places, release: Path) -> None:
     """With the settings and bundles that are there: would this release start? Raises `Failed`."""
-    program, settings = release / "bin" / NAME, places.settings / "engine.toml"
+    settings = places.settings / "engine.toml"
+    hint = "nothing was switched; --force goes on all the same"
     with tempfile.TemporaryDirectory() as scratch:
         environ = {
             "STATE_DIRECTORY": str(places.state / NAME),
@@ -244,45 +165,49 @@ def check(places: Places, release: Path) -> None:
             "NUMBA_CACHE_DIR": scratch,
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        hint = "nothing was switched; --force goes on all the same"
-        for words in (("config", "check"), ("doctor",)):
-            run([program, *words, "--config", settings], f"`{' '.join(words)}` of {release.name} "
-                f"does not pass ({hint})", environ)  # fmt: skip
-        python = release / "bin/python"
-        found = run([python, "-c", BUNDLES_OF, settings], "the settings cannot be read", environ)
-        bundles = Path(found.strip())
+
+        def passes(words: list[str | Path], what: str) -> str:
+            asked = [release / "bin" / words[0], *words[1:]]
+            return run(asked, f"{what} not pass with {release.name} ({hint})", environ)
+
+        passes([NAME, "config", "check", "--config", settings], f"{settings} does")
+        passes([NAME, "doctor", "--config", settings], "this machine does")
+        bundles = Path(passes(["python", "-c", BUNDLES_OF, settings], f"{settings} does").strip())
         if any(bundles.glob("*/manifest.json")):
-            run([program, "bundle", "validate", bundles, "--config", settings],
-                f"bundles in {bundles} do not pass with {release.name} ({hint})", environ)  # fmt: skip
+            validate: list[str | Path] = [NAME, "bundle", "validate", bundles, "--config", settings]
+            passes(validate, f"the bundles in {bundles} do")
     say(f"{release.name} passed: settings, doctor, bundles")
 
 
 def switch(places: Places, release: Path) -> None:
     """Make a release current; engines that run follow it, or everything goes back."""
-    old = places.release("current")
+    old, oldest = places.release("current"), places.release("previous")
+    if release == old:
+        oldest = old = None  # nothing changes but what was edited by hand
     adopt(places, release, old)
-    if not places.is_live:
+    if not places.is_live or old is None:
         return
     units = running()
-    if failed := restart(units):
-        if old is None or old == release:
-            raise Failed(f"{failed} did not come up with {release.name}: journalctl -u {failed}")
-        adopt(places, old, release)
-        remove(places.prefix / "previous")  # what did not come up is nothing to go back to
-        still = restart(units)
-        state = f"{still} is down with it as well" if still else "it runs again"
-        raise Failed(
-            f"{failed} did not come up with {release.name} (journalctl -u {failed} -n 50); "
-            f"{old.name} is current, and {state}"
-        )
+    failed = restart(units)
+    if failed is None:
+        return
+    adopt(places, old, oldest)
+    if oldest is None:
+        remove(places.prefix / "previous")
+    still = restart(units)
+    state = f"{still} is down with it as well" if still else "it runs again"
+    raise Failed(
+        f"{failed} did not come up with {release.name} (journalctl -u {failed} -n 50); "
+        f"{old.name} is current, and {state}"
+    )
 
 
 def adopt(places: Places, release: Path, before: Path | None) -> None:
-    """Links and units are those of this release."""
-    link(places.prefix / "current", release.relative_to(places.prefix.resolve()))
-    if before is not None and before != release:
-        link(places.prefix / "previous", before.relative_to(places.prefix.resolve()))
+    """Links and units are those of this release; `before` is the one to go back to."""
     link(places.prefix / "bin", Path("current/bin"))
+    link(places.prefix / "current", Path("releases") / release.name)
+    if before is not None:
+        link(places.prefix / "previous", Path("releases") / before.name)
     places.units.mkdir(parents=True, exist_ok=True)
     for unit in sorted((release / SHARE / "systemd").glob(f"{NAME}*")):
         shutil.copyfile(unit, places.units / unit.name)
@@ -302,9 +227,15 @@ def restart(units: list[str]) -> str | None:
 
 def running() -> list[str]:
     """The engines that run, or are about to."""
-    asked = ["systemctl", "list-units", "--plain", "--no-legend", "--type=service",
-             "--state=active,activating,reloading", f"{NAME}.service", f"{NAME}@*.service"]  # fmt: skip
-    listed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [
+            *("systemctl", "list-units", "--plain", "--no-legend", "--type=service"),
+            *("--state=active,activating,reloading", f"{NAME}.service", f"{NAME}@*.service"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     return [line.split()[0] for line in listed.splitlines()]
 
 
@@ -328,30 +259,6 @@ def tidy(places: Places) -> None:
             remove(release)
 
 
-def run(words: list[str | Path], wrong: str, environ: dict[str, str] | None = None) -> str:
-    """What a command prints. Raises `Failed` with its last line."""
-    asked = [str(word) for word in words]
-    done = subprocess.run(
-        asked, env=os.environ | (environ or {}), capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        lines = (done.stdout + done.stderr).strip().splitlines() or ["it said nothing"]
-        bad = [line for line in lines if line.startswith("bad ") or "ERROR" in line] or lines
-        raise Failed(f"{wrong}: {bad[-1].strip()}")
-    return done.stdout
-
-
-def need_space(path: Path, has_torch: bool) -> None:
-    """Raise `Failed` when the disk has too little left for a release."""
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
-    free, needed = shutil.disk_usage(there).free, NEEDED_BYTES[has_torch]
-    if free < needed:
-        raise Failed(
-            f"{there} has {free / 1e9:.1f} GB left, and a release needs {needed / 1e9:.0f} GB: "
-            "make room, nothing was changed"
-        )
-
-
 def link(path: Path, target: Path) -> None:
     """Point a link somewhere else, in one step."""
     if path.exists() and not path.is_symlink():
@@ -360,15 +267,6 @@ def link(path: Path, target: Path) -> None:
     remove(scratch)
     scratch.symlink_to(target)
     scratch.replace(path)
-
-
-def remove(*paths: Path) -> None:
-    """Links themselves, directories with what is in them; what is not there is no error."""
-    for path in paths:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def remove_all(directory: Path) -> None:
@@ -391,11 +289,8 @@ def alone(places: Places) -> Iterator[None]:
         yield
 
 
-def say(text: str) -> None:
-    print(f"install: {text}", flush=True)
-
-
 def parse() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="install.sh", description="Install quantum-ai-engine.")
     parser.add_argument("--root", type=Path, default=Path("/"), metavar="DIR",
                         help="everything below DIR, where nothing is started")  # fmt: skip
@@ -414,6 +309,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> NoReturn:
+    """Do what was asked; what cannot be done is one sentence, and status 1."""
     options = parse()
     places = Places.below(options.root.resolve())
     try:

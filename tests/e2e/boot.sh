@@ -1,14 +1,17 @@
 #!/bin/sh
 # Boots systemd in a throwaway root. Runs in namespaces of its own, so all mounts end with it.
-# Usage: boot.sh LOWER SCRATCH SHARED; what is below SHARED is read at /shared.
+# Usage: boot.sh LOWER SCRATCH NAME=DIRECTORY…; each directory is read at /shared/NAME.
 set -eu
-lower=$1 scratch=$2 shared=$3
+lower=$1 scratch=$2
+shift 2
 root=$scratch/root
 
 mount --make-rprivate /
 mount -t overlay overlay -o "lowerdir=$lower,upperdir=$scratch/upper,workdir=$scratch/work" "$root"
-mkdir -p "$root/shared"
-mount --bind -o ro "$shared" "$root/shared"
+for shared in "$@"; do
+    mkdir -p "$root/shared/${shared%%=*}"
+    mount --bind -o ro "${shared#*=}" "$root/shared/${shared%%=*}"
+done
 cd "$root"
 
 mount -t proc -o nosuid,nodev,noexec proc proc
@@ -49,6 +52,7 @@ mount -t tmpfs -o mode=755 tmpfs run
 mkdir -p host
 pivot_root . host
 umount -l /host
+mount --make-rshared / # systemd hands mounts on, and leaves this to who boots a container
 ip link set lo up
 # What would reach the host's kernel is taken away.
 exec setpriv --bounding-set -sys_module,-sys_time,-sys_rawio,-syslog,-mac_admin,-mac_override \

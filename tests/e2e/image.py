@@ -14,9 +14,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
 SUITE = "bookworm"
-PACKAGES = (
-    "systemd-sysv,dbus,python3,python3-venv,redis-server,libgomp1,procps,iproute2,util-linux"
-)
+PACKAGES = "systemd-sysv,dbus,python3,python3-venv,redis-server,libgomp1,procps,iproute2,util-linux"
 NEEDED = ("debootstrap", "unshare", "nsenter", "setpriv", "ip")
 
 
@@ -58,10 +56,13 @@ def debian() -> Path:
 
 
 def wheels() -> Path:
-    """Every package that the extras need, by this machine's own settings of pip."""
+    """Every package that the extras need, by this machine's own settings of pip.
+
+    `async-timeout` is what redis wants on Debian's Python, which is older than 3.11.3.
+    """
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["torch"], *extras["embedded"]]
+    wanted = [*project["dependencies"], *extras["torch"], *extras["embedded"], "async-timeout"]
     constraints = PROJECT / "constraints.txt"
     inputs = f"{sorted(wanted)}{constraints.read_text()}{sys.version}"
     house = cache() / f"wheels-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"
@@ -73,10 +74,11 @@ def wheels() -> Path:
     return house
 
 
-def wheel(directory: Path, version: str | None = None, changes: dict[str, str] | None = None) -> Path:
+def wheel(
+    directory: Path, version: str | None = None, changes: dict[str, str] | None = None
+) -> Path:
     """The project's wheel, if wanted with another version and text added to files of its."""
-    source = directory / f"source-{version}"
-    shutil.copytree(PROJECT, source, ignore=shutil.ignore_patterns(".*", "tests", "benchmarks"))
+    source = copied(PROJECT, directory / f"source-{version}")
     about = source / "pyproject.toml"
     if version is not None:
         text = re.sub(r'(?m)^version = ".*"', f'version = "{version}"', about.read_text(), count=1)
@@ -87,6 +89,12 @@ def wheel(directory: Path, version: str | None = None, changes: dict[str, str] |
     return built(source, directory)
 
 
+def copied(source: Path, to: Path) -> Path:
+    """A source tree to be changed and built."""
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "tests", "benchmarks")
+    return shutil.copytree(source, to, ignore=ignored)
+
+
 def built(source: Path, directory: Path) -> Path:
     """The wheel of a source tree, put into a directory."""
     before = set(directory.glob("*.whl"))
@@ -95,3 +103,9 @@ def built(source: Path, directory: Path) -> Path:
     shutil.rmtree(source)
     (made,) = set(directory.glob("*.whl")) - before
     return made
+
+
+if __name__ == "__main__":
+    if why := hindrance():
+        print(why)
+        sys.exit(1)

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,27 @@ CGROUPS = Path("/sys/fs/cgroup")
 PATIENCE_S = 240.0
 
 
-class CommandFailed(AssertionError):
+class CommandError(AssertionError):
     """A command inside the machine ended with another status than 0."""
 
 
 class Machine:
     """Boots with `start`, is asked with `run`, and leaves nothing behind after `close`.
 
-    `lower` is the root it is booted over, which it never writes to; `shared` is what it sees,
-    read only, at /shared; `environ` is given to every command.
+    `lower` is the root it is booted over, which it never writes to; `shared` are the directories
+    that it sees, read only, at /shared/NAME; `environ` is given to every command.
     """
 
     def __init__(
-        self, lower: Path, scratch: Path, shared: Path, environ: Mapping[str, str] | None = None
+        self,
+        lower: Path,
+        scratch: Path,
+        shared: Mapping[str, Path],
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._scratch = scratch
-        self._words = [str(HERE / "boot.sh"), str(lower), str(scratch), str(shared)]
+        seen = [f"{name}={directory}" for name, directory in shared.items()]
+        self._words = [str(HERE / "boot.sh"), str(lower), str(scratch), *seen]
         self._environ = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **(environ or {})}
         self._unshare: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -66,20 +71,17 @@ class Machine:
         shutil.rmtree(self._scratch)
 
     def run(self, *words: str | Path, status: int = 0, stdin: str | None = None) -> str:
-        """Standard output of a command inside. Raises `CommandFailed` on another exit status."""
+        """Standard output of a command inside. Raises `CommandError` on another exit status."""
         done = self.ask(*words, stdin=stdin)
         if done.returncode != status:
             said = f"{done.stdout[-4000:]}{done.stderr[-4000:]}"
-            raise CommandFailed(f"{' '.join(map(str, words))}: status {done.returncode}\n{said}")
+            raise CommandError(f"{' '.join(map(str, words))}: status {done.returncode}\n{said}")
         return done.stdout
 
-    def ask(
-        self, *words: str | Path, stdin: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def ask(self, *words: str | Path, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """What became of a command inside."""
-        assignments = [f"{name}={value}" for name, value in self._environ.items()]
         return subprocess.run(
-            ["nsenter", "-t", str(self._init), "--all", "env", "-i", *assignments, *words],
+            self._inside(words),
             capture_output=True,
             text=True,
             check=False,
@@ -89,13 +91,14 @@ class Machine:
 
     def begin(self, *words: str | Path) -> subprocess.Popen[str]:
         """A command inside that goes on beside the test."""
-        assignments = [f"{name}={value}" for name, value in self._environ.items()]
         return subprocess.Popen(
-            ["nsenter", "-t", str(self._init), "--all", "env", "-i", *assignments, *words],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            self._inside(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+
+    def _inside(self, words: Sequence[str | Path]) -> list[str]:
+        assignments = [f"{name}={value}" for name, value in self._environ.items()]
+        enter = ["nsenter", "-t", str(self._init), "--all", "env", "-i", *assignments]
+        return [*enter, *map(str, words)]
 
     def write(self, path: str, text: str) -> None:
         """Put a file there."""
@@ -113,7 +116,7 @@ class Machine:
         done = self.ask("journalctl", "--unit", unit, "--output=json", "--all", *matches)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def until(self, is_true: Any, what: str, patience_s: float = PATIENCE_S) -> None:
+    def until(self, is_true: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
         """Wait for something; a machine that is busy is given its time."""
         end = time.monotonic() + patience_s
         while not is_true():
