@@ -13,9 +13,13 @@ import msgspec
 import pytest
 from aiohttp import ClientSession
 
-from quantum_ai_engine.config import ConfigError, Settings
+from quantum_ai_engine.config import ConfigError, Settings, load
 from quantum_ai_engine.daemon import activation
 from quantum_ai_engine.daemon.activation import NAME, passed_socket
+from quantum_ai_engine.daemon.embedded import EmbeddedRedis
+from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.training.export import train_bundle
+from quantum_ai_engine.training.options import TrainOptions
 
 from .test_app import ends_with, fails_to_serve, serving
 
@@ -36,6 +40,14 @@ except ConfigError as error:
     sys.exit(str(error))
 print(json.dumps(passed and [passed.getsockname(), os.get_inheritable(passed.fileno())]))
 """
+
+
+@pytest.fixture
+def settings(redis: EmbeddedRedis, history: BarTable, tmp_path: Path) -> Settings:
+    """Of an engine with one rule, which is soon there."""
+    train_bundle("momentum", history, tmp_path / "bundles", TrainOptions(), lambda _: None)
+    overrides = {"engine.state_dir": str(tmp_path), "redis.url": redis.url, "engine.clock": "bars"}
+    return load(None, environ={}, overrides=overrides).settings
 
 
 @pytest.fixture

@@ -107,7 +107,10 @@ def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_install_upgrade_rollback_uninstall(root: Root, tmp_path: Path) -> None:
-    """Each leaves links, unit and program of one version; settings and state outlive them all."""
+    """Each leaves links, unit and program of one version; settings and state outlive them all.
+
+    A release that does not pass its checks is not switched to, unless it is forced.
+    """
     first, second = make_wheel(tmp_path, "1.0"), make_wheel(tmp_path, "2.0")
     done = root.install(first)
     assert done.returncode == 0, done.stderr
@@ -121,6 +124,8 @@ def test_install_upgrade_rollback_uninstall(root: Root, tmp_path: Path) -> None:
 
     again = root.install(first)
     assert "is there already" in again.stdout
+    stamp = json.loads((root.prefix / "current/release.json").read_text())
+    assert (stamp["version"], stamp["extras"]) == ("1.0", "none")
     assert not (root.prefix / "previous").exists()
 
     assert root.ask("install", "--wheel", second).returncode == 0  # extras as before
@@ -130,7 +135,15 @@ def test_install_upgrade_rollback_uninstall(root: Root, tmp_path: Path) -> None:
     assert root.ask("rollback").returncode == 0
     assert root.current() == "2.0"
 
-    assert root.install(make_wheel(tmp_path, "3.0")).returncode == 0
+    picky = make_wheel(tmp_path, "3.0", refuses="doctor")
+    done = root.install(picky)
+    assert done.returncode == 1
+    assert "install: this machine does not pass with 3.0+" in done.stderr
+    assert "bad     the reason" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert root.current() == "2.0"
+    assert root.install(picky, "--force").returncode == 0
+    assert root.current() == "3.0"
     kept = sorted(path.name.partition("+")[0] for path in (root.prefix / "releases").iterdir())
     assert kept == ["2.0", "3.0"]
 
@@ -142,20 +155,6 @@ def test_install_upgrade_rollback_uninstall(root: Root, tmp_path: Path) -> None:
     assert root.ask("uninstall", "--purge").returncode == 0
     assert not settings.parent.exists()
     assert not state.parent.parent.exists()
-
-
-def test_a_release_that_does_not_pass_is_not_switched_to(root: Root, tmp_path: Path) -> None:
-    """Settings, machine and bundles are asked first; `--force` is for who knows better."""
-    assert root.install(make_wheel(tmp_path, "1.0")).returncode == 0
-    picky = make_wheel(tmp_path, "2.0", refuses="doctor")
-    done = root.install(picky)
-    assert done.returncode == 1
-    assert "install: this machine does not pass with 2.0+" in done.stderr
-    assert "bad     the reason" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert root.current() == "1.0"
-    assert root.install(picky, "--force").returncode == 0
-    assert root.current() == "2.0"
 
 
 def test_what_is_no_wheel_of_ours_is_refused(root: Root, tmp_path: Path) -> None:
@@ -259,10 +258,3 @@ def test_the_real_wheel_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             release.member(wheel.path, name)
             == (PROJECT / source.get(name, f"deploy/{name}")).read_bytes()
         )
-
-
-def test_the_stamp_says_what_a_release_was_made_with(root: Root, tmp_path: Path) -> None:
-    """An upgrade takes the extras from there."""
-    assert root.install(make_wheel(tmp_path, "1.0")).returncode == 0
-    stamp = json.loads((root.prefix / "current/release.json").read_text())
-    assert (stamp["version"], stamp["extras"]) == ("1.0", "none")

@@ -1,6 +1,8 @@
 """One machine with an installed engine for all tests, and the table of what took how long."""
 
 import contextlib
+import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,10 @@ START_MS = 1_735_689_600_000  # 2025-01-01
 STEPS = pytest.StashKey[list[tuple[str, float]]]()
 TIMEOUT_S = 3600  # the first run makes the image
 
+EXTRAS = "embedded"
+INSTALL = ("sh", "/shared/own/install.sh", "install", "--wheel")
+
+Boot = Callable[..., Machine]
 Step = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
@@ -102,13 +108,13 @@ def boot(
     own: Path,
     tmp_path_factory: pytest.TempPathFactory,
     step: Step,
-) -> Iterator[Callable[[], Machine]]:
+) -> Iterator[Boot]:
     """A new machine each time, all of them ended with the session."""
     with contextlib.ExitStack() as machines:
 
-        def new() -> Machine:
+        def new(*layers: Path) -> Machine:
             machine = Machine(
-                debian,
+                [*layers, debian],
                 tmp_path_factory.mktemp("machine"),
                 {"wheels": wheelhouse, "own": own},
                 {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/shared/wheels"},
@@ -123,19 +129,32 @@ def boot(
 
 
 @pytest.fixture(scope="session")
-def machine(boot: Callable[[], Machine], own: Path, step: Step) -> Machine:
-    """A machine on which the engine, torch and the blocking agent are installed."""
-    machine = boot()
+def machine(boot: Boot, own: Path, step: Step) -> Machine:
+    """A machine on which the engine, torch and the blocking agent are installed.
+
+    The same wheel is installed by the same installer once: what it wrote is kept as a layer.
+    """
+    parts = [*own.glob("*.whl"), *own.glob("install*"), own / "release.py"]
+    digest = hashlib.sha256(b"".join(part.read_bytes() for part in sorted(parts))).hexdigest()[:8]
+    layer = image.cache() / f"installed-{digest}"
+    if not layer.exists():
+        for older in image.cache().glob("installed-*"):
+            shutil.rmtree(older)
+        _install(boot(), own, step, layer)
+    return boot(layer)
+
+
+def _install(machine: Machine, own: Path, step: Step, layer: Path) -> None:
     (blocking,) = own.glob("blocking_agents-*.whl")
     machine.write("/etc/quantum-ai-engine/requirements.txt", f"/shared/own/{blocking.name}\n")
     (wheel,) = own.glob("quantum_ai_engine-*.whl")
-    with step("install.sh install, with torch"):
-        machine.run("sh", "/shared/own/install.sh", "install", "--wheel",
-                    f"/shared/own/{wheel.name}", "--extras", "torch,embedded")  # fmt: skip
-    with step("the kernel compiled into the service's cache, and a first start until READY"):
-        Installed(machine).reset()
+    with step("install.sh install, with torch (cached after the first run)"):
+        machine.run(*INSTALL, f"/shared/own/{wheel.name}", "--extras", EXTRAS)
+    Installed(machine).reset()
+    with step("the first start after it, until READY"):
         machine.run("systemctl", "start", "quantum-ai-engine")
-    return machine
+    machine.run("systemctl", "stop", "quantum-ai-engine")
+    machine.freeze(layer)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 UNIT = "quantum-ai-engine.service"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CGROUPS = Path("/sys/fs/cgroup")
-PATIENCE_S = 240.0
+PATIENCE_S = 300.0
 
 
 class CommandError(AssertionError):
@@ -24,20 +24,21 @@ class CommandError(AssertionError):
 class Machine:
     """Boots with `start`, is asked with `run`, and leaves nothing behind after `close`.
 
-    `lower` is the root it is booted over, which it never writes to; `shared` are the directories
-    that it sees, read only, at /shared/NAME; `environ` is given to every command.
+    `lower` are the layers it is booted over, the topmost first, which it never writes to; `shared`
+    are the directories that it sees, read only, at /shared/NAME; `environ` is given to every
+    command.
     """
 
     def __init__(
         self,
-        lower: Path,
+        lower: Sequence[Path],
         scratch: Path,
         shared: Mapping[str, Path],
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._scratch = scratch
         seen = [f"{name}={directory}" for name, directory in shared.items()]
-        self._words = [str(HERE / "boot.sh"), str(lower), str(scratch), *seen]
+        self._words = [str(HERE / "boot.sh"), ":".join(map(str, lower)), str(scratch), *seen]
         self._environ = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **(environ or {})}
         self._unshare: subprocess.Popen[bytes] | None = None
         self._init = 0
@@ -59,8 +60,20 @@ class Machine:
 
     def close(self) -> None:
         """End every process, and remove what was written."""
+        self.end()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def freeze(self, layer: Path) -> None:
+        """End every process, and keep what was written as a layer to boot over."""
+        self.run("sync")
+        self.end()
+        shutil.move(self._scratch / "upper", layer)
+
+    def end(self) -> None:
+        """End every process."""
         if self._init:
             os.kill(self._init, signal.SIGKILL)  # all others of its namespace end with it
+            self._init = 0
         if self._unshare is not None:
             self._unshare.wait(30)
         for path in self._cgroups():
@@ -68,7 +81,6 @@ class Machine:
                 directory.rmdir()
             if path.exists():
                 path.rmdir()
-        shutil.rmtree(self._scratch)
 
     def run(self, *words: str | Path, status: int = 0, stdin: str | None = None) -> str:
         """Standard output of a command inside. Raises `CommandError` on another exit status."""
@@ -86,7 +98,7 @@ class Machine:
             text=True,
             check=False,
             input=stdin,
-            timeout=900,
+            timeout=PATIENCE_S * 10,
         )
 
     def begin(self, *words: str | Path) -> subprocess.Popen[str]:

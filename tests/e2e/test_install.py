@@ -1,22 +1,20 @@
 """The installer on a machine of its own: install, upgrade, a broken release, going back."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from . import image
-from .conftest import Step
+from .conftest import INSTALL, Boot, Step
 from .engine import CONFIG, NAME, Installed
-from .machine import UNIT, Machine
+from .machine import UNIT
 
 BROKEN = """
 
 def serve(config: ConfigOption = None, assignments: SetOption = None) -> None:
     raise RuntimeError("a broken release")
 """
-INSTALL = ("sh", "/shared/own/install.sh", "install", "--wheel")
 
 
-def test_releases_come_and_go(boot: Callable[[], Machine], own: Path, step: Step) -> None:
+def test_releases_come_and_go(boot: Boot, own: Path, step: Step) -> None:
     """A running engine moves to a release that works, stays with it otherwise, and goes back."""
     machine = boot()
     engine = Installed(machine)
