@@ -245,6 +245,7 @@ class Daemon:
         passed = passed_socket(os.environ, os.getpid())
         if not self.settings.http.enabled:
             if passed is not None:
+                passed.close()
                 raise ConfigError(
                     "http.enabled is false, but systemd listens for us: "
                     "systemctl disable --now quantum-ai-engine.socket"

@@ -23,7 +23,7 @@ bundles = "/shared/own/bundles/{bundles}"
 ASK = """
 import sys, urllib.error, urllib.request
 try:
-    answer = urllib.request.urlopen(f"http://127.0.0.1:8001{sys.argv[1]}", timeout=30)
+    answer = urllib.request.urlopen(f"http://127.0.0.1:8001{sys.argv[1]}", timeout=300)
 except urllib.error.HTTPError as refused:
     answer = refused
 print(answer.status, answer.read().decode())
@@ -46,6 +46,7 @@ class Installed:
         self.machine.ask("systemctl", "reset-failed")
         run("redis-cli", "FLUSHALL")
         self.configure()
+        self.machine.forget()
 
     def configure(self, bundles: str = "rules", more: str = "") -> None:
         """Settings with these bundles."""

@@ -42,6 +42,7 @@ class Machine:
         self._environ = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", **(environ or {})}
         self._unshare: subprocess.Popen[bytes] | None = None
         self._init = 0
+        self._since = 0.0
 
     def start(self) -> None:
         """Boot, and wait until systemd has nothing more to do."""
@@ -122,10 +123,15 @@ class Machine:
         text = self.run("systemctl", "show", unit, f"--property={','.join(properties)}")
         return dict(line.split("=", 1) for line in text.splitlines())
 
+    def forget(self) -> None:
+        """From now on the journal is what comes from now on."""
+        self._since = time.time()
+
     def journal(self, *matches: str, unit: str = UNIT) -> list[dict[str, Any]]:
         """Entries of a unit's journal, oldest first."""
         self.run("journalctl", "--sync")
-        done = self.ask("journalctl", "--unit", unit, "--output=json", "--all", *matches)
+        how = ("--output=json", "--all", f"--since=@{self._since:.6f}")
+        done = self.ask("journalctl", "--unit", unit, *how, *matches)
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     def until(self, is_true: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:

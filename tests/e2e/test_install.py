@@ -18,9 +18,11 @@ def test_releases_come_and_go(boot: Boot, own: Path, step: Step) -> None:
     """A running engine moves to a release that works, stays with it otherwise, and goes back."""
     machine = boot()
     engine = Installed(machine)
-    (first,) = own.glob("quantum_ai_engine-0*.whl")
-    second = image.wheel(own, version="7.1")
-    broken = image.wheel(own, version="7.2", changes={"quantum_ai_engine/cli/serve.py": BROKEN})
+    (first,) = own.glob("quantum_ai_engine-*.whl")
+    others = own / "others"
+    others.mkdir()
+    second = image.wheel(others, version="7.1")
+    broken = image.wheel(others, version="7.2", changes={"quantum_ai_engine/cli/serve.py": BROKEN})
 
     with step("install.sh install, without torch"):
         machine.run(*INSTALL, f"/shared/own/{first.name}", "--extras", "embedded")
@@ -31,7 +33,7 @@ def test_releases_come_and_go(boot: Boot, own: Path, step: Step) -> None:
     before, told = _version(engine), engine.signals()
 
     with step("upgrade of a running engine, until READY"):
-        machine.run(*INSTALL, f"/shared/own/{second.name}")
+        machine.run(*INSTALL, f"/shared/own/others/{second.name}")
     assert _version(engine).startswith("7.1+")
     engine.feed(2000)
     engine.caught_up()
@@ -41,7 +43,7 @@ def test_releases_come_and_go(boot: Boot, own: Path, step: Step) -> None:
     assert len(ids) == len(set(ids)) == 1820  # state was kept: no second warm-up, nothing twice
 
     with step("upgrade to a release that does not come up, until the old one is READY"):
-        done = machine.ask(*INSTALL, f"/shared/own/{broken.name}")
+        done = machine.ask(*INSTALL, f"/shared/own/others/{broken.name}")
     assert done.returncode == 1
     assert f"{UNIT} did not come up with 7.2+" in done.stderr
     assert "is current, and it runs again" in done.stderr

@@ -1,25 +1,27 @@
 """The socket unit, and several engines at once."""
 
+import json
+
 from .conftest import Step
 from .engine import NAME, PYTHON, Installed
 
-LOOP = """
-import collections, http.client, pathlib, time
+CALLERS = """
+import collections, http.client, json, pathlib, threading, time
 heard = collections.Counter()
-while not pathlib.Path("/run/enough").exists():
-    try:
-        asked = http.client.HTTPConnection("127.0.0.1", 8001, timeout=300)
-        asked.request("GET", "/health/live")
-        heard[str(asked.getresponse().status)] += 1
-        asked.close()
-    except OSError as error:
-        heard[type(error).__name__] += 1
-    time.sleep(0.002)
-print(dict(heard))
-"""
-SPLIT = """
-[http]
-port = 0
+def call():
+    while not pathlib.Path("/run/enough").exists():
+        try:
+            asked = http.client.HTTPConnection("127.0.0.1", 8001, timeout=300)
+            asked.request("GET", "/health/live")
+            heard[str(asked.getresponse().status)] += 1
+            asked.close()
+        except OSError as error:
+            heard[type(error).__name__] += 1
+        time.sleep(0.005)
+callers = [threading.Thread(target=call) for _ in range(4)]
+for caller in callers: caller.start()
+for caller in callers: caller.join()
+print(json.dumps(heard))
 """
 
 
@@ -30,7 +32,7 @@ def test_a_restart_refuses_no_request(engine: Installed, step: Step) -> None:
     with step("restart under a loop of requests, with the socket"):
         heard = _asked_during(engine, "restart")
     assert set(heard) == {"200"}
-    assert heard["200"] > 100
+    assert heard["200"] > 20
 
     engine.machine.run("systemctl", "stop", f"{NAME}.socket", NAME)
     engine.start()
@@ -48,8 +50,9 @@ def test_a_first_request_starts_the_engine(engine: Installed) -> None:
 def test_requests_do_not_restart_bad_settings_for_ever(engine: Installed) -> None:
     """L48: with bad settings the start limit closes the socket as well."""
     engine.configure(more="[http]\nprt = 8001\n")
+    engine.drop_in("[Service]\nExecStartPre=\n")  # five starts within StartLimitIntervalSec=
     engine.machine.run("systemctl", "start", f"{NAME}.socket")
-    asking = engine.machine.begin(PYTHON, "-c", LOOP)
+    asking = engine.machine.begin(PYTHON, "-c", CALLERS)
     engine.machine.until(
         lambda: engine.machine.show("SubState", unit=f"{NAME}.socket")["SubState"] == "failed",
         "the socket gives up",
@@ -104,21 +107,18 @@ def test_instances_share_the_slice(engine: Installed, step: Step) -> None:
         for partition in (0, 1)
     ]
     assert not symbols[0] & symbols[1]
-    inside = engine.machine.run(
-        "systemctl", "show", f"{NAME}.slice", "-p", "ControlGroup", "--value"
-    )
-    listed = engine.machine.run("systemd-cgls", "--no-pager", inside.strip())
-    assert f"{NAME}@0.service" in listed
-    assert f"{NAME}@1.service" in listed
+    tree = engine.machine.run("systemctl", "status", "--no-pager", f"{NAME}.slice")
+    assert f"{NAME}@0.service" in tree
+    assert f"{NAME}@1.service" in tree
 
 
 def _asked_during(engine: Installed, verb: str) -> dict[str, int]:
     """What a loop of requests heard around a `systemctl restart`."""
-    asking = engine.machine.begin(PYTHON, "-c", LOOP)
+    asking = engine.machine.begin(PYTHON, "-c", CALLERS)
     engine.machine.run("sleep", "1")
     engine.machine.run("systemctl", verb, NAME)
     engine.machine.run("sleep", "1")
     engine.machine.run("touch", "/run/enough")
-    heard: dict[str, int] = eval(asking.communicate(timeout=300)[0])
+    heard: dict[str, int] = json.loads(asking.communicate()[0])
     engine.machine.run("rm", "/run/enough")
     return heard
