@@ -83,6 +83,7 @@ def wheelhouse(step: Step) -> Path:
 def own(tmp_path_factory: pytest.TempPathFactory, step: Step) -> Path:
     """What the project itself brings: its wheel, the installer, an agent that blocks, bundles."""
     directory = tmp_path_factory.mktemp("own")
+    directory.chmod(0o755)  # for the engine's user
     with step("the project's wheel, and three trained bundles"):
         image.wheel(directory)
         image.built(image.copied(HERE / "blocking", directory / "source"), directory)
