@@ -98,7 +98,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, step: Step) -> Path:
         blocking = msgspec.structs.replace(rule.manifest, kind="blocking", name="blocking")
         (directory / "bundles/blocking").mkdir()
         files = {name: rule.read(name) for name in blocking.files}
-        write_bundle(directory / "bundles/blocking/blocking", blocking, files)
+        write_bundle(directory / "bundles/blocking", blocking, files)
     return directory
 
 

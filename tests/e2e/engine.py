@@ -7,7 +7,7 @@ from .machine import UNIT, Machine
 
 NAME = "quantum-ai-engine"
 PROGRAM = f"/opt/{NAME}/bin/{NAME}"
-PYTHON = f"/opt/{NAME}/bin/python"
+PYTHON = f"/opt/{NAME}/current/bin/python"
 CONFIG = f"/etc/{NAME}/engine.toml"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
 FILES = ("/run/block-loop", "/run/block-pool", "/run/eat-memory")  # of the blocking agent
@@ -94,9 +94,10 @@ class Installed:
         """Feed bars to the blocking agent, with this file there, until its engine is ended."""
         before = self.main_pid()
         self.machine.run("touch", file)
-        self.feed(300)
+        feeding = self.machine.begin(*self.feeding(300))
         self.machine.until(lambda: self.main_pid() != before, "the engine was ended")
-        self.machine.run("rm", file)
+        self.machine.run("rm", file)  # at once: the next engine learns the same bars
+        assert feeding.wait() == 0
         self.machine.until(lambda: self.is_up_again(before), "the engine came again")
 
     def main_pid(self) -> int:

@@ -68,7 +68,8 @@ class Machine:
         """End every process, and keep what was written as a layer to boot over."""
         self.run("sync")
         self.end()
-        shutil.move(self._scratch / "upper", layer)
+        # mv knows device files, which stand for what was removed.
+        subprocess.run(["mv", self._scratch / "upper", layer], check=True)
 
     def end(self) -> None:
         """End every process."""
