@@ -16,7 +16,7 @@ from quantum_ai_engine.training.export import train_bundle
 from quantum_ai_engine.training.options import TrainOptions
 
 from . import image
-from .engine import Installed
+from .engine import PROGRAM, Installed
 from .machine import Machine
 
 HERE = Path(__file__).parent
@@ -155,6 +155,7 @@ def _install(machine: Machine, own: Path, step: Step, layer: Path) -> None:
     with step("the first start after it, until READY"):
         machine.run("systemctl", "start", "quantum-ai-engine")
     machine.run("systemctl", "stop", "quantum-ai-engine")
+    machine.run(PROGRAM, "doctor", "--warm")  # for root's own commands, such as `feed`
     machine.freeze(layer)
 
 
