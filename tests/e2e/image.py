@@ -103,9 +103,3 @@ def built(source: Path, directory: Path) -> Path:
     shutil.rmtree(source)
     (made,) = set(directory.glob("*.whl")) - before
     return made
-
-
-if __name__ == "__main__":
-    if why := hindrance():
-        print(why)
-        sys.exit(1)
