@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test lint types floorplan unit alerts check man bench clean
+.PHONY: run test e2e lint types floorplan unit alerts check man bench wheel install rollback uninstall clean
 
 run: $(VENV)/ready
 	$(BIN)/qae demo
@@ -32,6 +32,23 @@ alerts:
 
 man: $(VENV)/ready-dev
 	$(BIN)/python -m quantum_ai_engine.cli.manual
+
+# The units under a real systemd: needs root, debootstrap, and minutes. See tests/e2e.
+e2e: $(VENV)/ready-dev
+	$(BIN)/python -m pytest --no-cov --durations=0 -ra tests/e2e
+
+wheel: $(VENV)/ready-dev
+	$(BIN)/hatchling build --target wheel -d dist
+
+# As root; see deploy/systemd/README.md. EXTRAS=torch,embedded  WHEEL=FILE  OPTIONS=--force  PURGE=1
+install:
+	deploy/install.sh install $(if $(WHEEL),--wheel $(WHEEL)) $(if $(EXTRAS),--extras $(EXTRAS)) $(OPTIONS)
+
+rollback:
+	deploy/install.sh rollback $(OPTIONS)
+
+uninstall:
+	deploy/install.sh uninstall $(if $(filter 1,$(PURGE)),--purge)
 
 bench: $(VENV)/ready-dev
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all,bench,dev,peers]'

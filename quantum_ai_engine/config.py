@@ -145,11 +145,11 @@ def read_credentials(environ: Mapping[str, str]) -> list[Layer]:
         return []
     layers = []
     for name, key in CREDENTIALS.items():
-        file = Path(directory) / name
-        if not file.exists():
-            continue
         try:
-            layers.append(Layer(f"credential {name}", {key: file.read_text("utf-8").strip()}))
+            secret = (Path(directory) / name).read_text("utf-8").strip()
+            layers.append(Layer(f"credential {name}", {key: secret}))
+        except FileNotFoundError:
+            continue
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the credential {name}: {error}") from error
     return layers

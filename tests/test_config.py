@@ -93,6 +93,13 @@ def test_no_credential_is_no_password(tmp_path: Path) -> None:
     assert loaded.origins == {}
 
 
+def test_a_credential_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """It is there, so it is meant: to go on without it would be another password."""
+    (tmp_path / "redis-password").mkdir()
+    with pytest.raises(ConfigError, match="cannot read the credential redis-password"):
+        load(None, environ={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+
+
 @pytest.mark.parametrize(
     ("variable", "text", "read"),
     [

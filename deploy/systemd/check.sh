@@ -6,7 +6,7 @@ set -eu
 limit=10 # in tenths; README.md says what the rest consists of
 here=$(dirname "$0")
 [ $# -gt 0 ] || set -- "$here/quantum-ai-engine.service" "$here/quantum-ai-engine@.service" \
-    "$here/quantum-ai-engine.slice"
+    "$here/quantum-ai-engine.slice" "$here/quantum-ai-engine.socket"
 
 copies=$(mktemp -d)
 trap 'rm -rf "$copies"' EXIT
@@ -22,7 +22,7 @@ for unit in "$@"; do
         exit 1
     fi
 
-    case $name in *.slice) continue ;; esac
+    case $name in *.slice | *.socket) continue ;; esac
     if ! report=$(systemd-analyze security --no-pager --offline=true --threshold=$limit \
         "$copies/$name" 2>&1); then
         echo "$report" >&2

@@ -5,10 +5,12 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
+import msgspec
 import structlog
 from aiohttp import web
 
@@ -28,6 +30,7 @@ from quantum_ai_engine.config import (
     state_dir,
 )
 from quantum_ai_engine.daemon import access, door, http, logs, pulse
+from quantum_ai_engine.daemon.activation import passed_socket
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client, connect
 from quantum_ai_engine.daemon.desk import Desk
@@ -332,18 +335,24 @@ class Daemon:
 
     @contextlib.asynccontextmanager
     async def _listening(self, page: Page) -> AsyncIterator[None]:
-        settings = self.settings.http
+        settings, passed = self.settings.http, passed_socket(os.environ, os.getpid())
         if not settings.enabled:
+            if passed is not None:
+                passed.close()
+                raise ConfigError(
+                    "http.enabled is false, but systemd listens for us: "
+                    "systemctl disable --now quantum-ai-engine.socket"
+                )
             yield
             return
-        runner = await self._listen(page)
+        runner = await self._listen(page, passed)
         try:
             host, port, *_ = runner.addresses[0]
             scheme = "https" if settings.tls_cert else "http"
             self.http_address = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
             yield
         finally:
-            await runner.cleanup()
+            await http.close(runner)
 
     def routes(self) -> list[Route]:
         """All that is answered over HTTP but the page."""
@@ -352,10 +361,13 @@ class Daemon:
             *Predicting(self._home_of, self.desk, self.metrics).routes(),
         ]
 
-    async def _listen(self, page: Page) -> web.AppRunner:
+    async def _listen(self, page: Page, passed: socket.socket | None) -> web.AppRunner:
         settings = self.settings.http
+        if passed is not None:  # who may ask depends on where it really listens
+            settings = msgspec.structs.replace(settings, host=passed.getsockname()[0])
+            access.check(settings)
         try:
-            return await http.serve(self.routes(), page, settings)
+            return await http.serve(self.routes(), page, settings, passed)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on http.host = {settings.host}, http.port = {settings.port}: "

@@ -1,5 +1,7 @@
 """HTTP on the daemon's own loop: health, metrics, predictions, and the document of it all."""
 
+import asyncio
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,7 @@ from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.engine import Engine
 
 SHUTDOWN_S = 0.3  # a request that is never finished must not hold up the stop
+ACCEPTED_S = 0.05  # what has just been accepted has its request on the way
 METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -118,13 +121,34 @@ def described(routes: Sequence[Route]) -> list[Route]:
     return everything
 
 
-async def serve(routes: Sequence[Route], page: Page, settings: HttpSettings) -> web.AppRunner:
-    """Start to listen; `await runner.cleanup()` ends it. Raises OSError when it cannot."""
+async def serve(
+    routes: Sequence[Route],
+    page: Page,
+    settings: HttpSettings,
+    passed: socket.socket | None = None,
+) -> web.AppRunner:
+    """Listen where the settings say, or on a socket that listens already; `close` ends it.
+
+    Raises OSError when it cannot.
+    """
     context, app = tls(settings), application(described([*routes, *page.routes()]))
     app.middlewares.append(guard(settings))
     page.dress(app)
     # A body in another encoding is refused, so nothing is unpacked: least of all a bomb.
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_S, auto_decompress=False)
     await runner.setup()
-    await web.TCPSite(runner, settings.host, settings.port, ssl_context=context).start()
+    if passed is None:
+        site: web.BaseSite = web.TCPSite(runner, settings.host, settings.port, ssl_context=context)
+    else:
+        # asyncio calls listen() again: callers queue there while the engine restarts.
+        site = web.SockSite(runner, passed, ssl_context=context, backlog=socket.SOMAXCONN)
+    await site.start()
     return runner
+
+
+async def close(runner: web.AppRunner) -> None:
+    """Accept nobody any more, answer who has been accepted, then end."""
+    for site in list(runner.sites):
+        await site.stop()
+    await asyncio.sleep(ACCEPTED_S)
+    await runner.cleanup()

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from quantum_ai_engine.config import CREDENTIALS, read_credentials
+from quantum_ai_engine.config import CREDENTIALS, HttpSettings, read_credentials
+from quantum_ai_engine.daemon.activation import NAME
 
 SYSTEMD = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT = SYSTEMD / "quantum-ai-engine.service"
 TEMPLATE = SYSTEMD / "quantum-ai-engine@.service"
 SLICE = SYSTEMD / "quantum-ai-engine.slice"
+SOCKET = SYSTEMD / "quantum-ai-engine.socket"
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
 )
@@ -161,6 +163,14 @@ def test_all_engines_together_have_the_limits_of_one() -> None:
         assert limits[key] == read_unit()[key]
 
 
+def test_the_socket_is_the_one_that_the_engine_would_open() -> None:
+    """The address is the settings' default, and the name is what the engine takes."""
+    socket, http = read_unit(SOCKET), HttpSettings()
+    assert socket["ListenStream"] == [f"{http.host}:{http.port}"]
+    assert socket["FileDescriptorName"] == [NAME]
+    assert "Accept" not in socket
+
+
 @needs_systemd
 def test_systemd_agrees() -> None:
     """The units verify in silence, and the services score at most 1.0."""
@@ -198,3 +208,12 @@ def test_check_finds_faults_of_the_slice(tmp_path: Path) -> None:
     result = check(faulty)
     assert result.returncode == 1
     assert "CPUQota" in result.stderr
+
+
+@needs_systemd
+def test_check_finds_faults_of_the_socket(tmp_path: Path) -> None:
+    faulty = tmp_path / SOCKET.name
+    faulty.write_text(SOCKET.read_text(encoding="utf-8").replace("ListenStream", "ListenStraem"))
+    result = check(UNIT, faulty)
+    assert result.returncode == 1
+    assert "ListenStraem" in result.stderr
