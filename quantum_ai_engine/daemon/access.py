@@ -5,20 +5,17 @@ import binascii
 import hmac
 import ipaddress
 import ssl
-from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from quantum_ai_engine.config import ConfigError, HttpSettings
+from quantum_ai_engine.daemon.routes import Handler, Refusal
 
 SHORTEST_TOKEN = 16  # characters: a shorter one could be found by trying
 OPEN_PATHS = ("/health", "/health/live", "/health/ready")
 CHALLENGE = 'Basic realm="quantum-ai-engine", charset="UTF-8"'
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def check(settings: HttpSettings) -> None:
@@ -84,14 +81,16 @@ def guard(settings: HttpSettings) -> Middleware:
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
         if serves_others and request.path not in OPEN_PATHS and not knows(request, settings.token):
-            return refusal(
-                401, "give the token: as a Bearer token, or as the password with any user name"
+            raise Refusal(
+                "give the token: as a Bearer token, or as the password with any user name",
+                401,
+                {hdrs.WWW_AUTHENTICATE: CHALLENGE},  # a browser then asks for it
             )
         if not serves_others and not _is_ours(request.host):
-            return refusal(
-                403,
+            raise Refusal(
                 "this engine answers to localhost and to addresses alone: ask 127.0.0.1, or let "
                 "the proxy in front of it set the header Host to that",
+                403,
             )
         return await handler(request)
 
@@ -115,17 +114,6 @@ def is_of_this_site(request: web.Request) -> bool:
         return False
     origin = request.headers.get(hdrs.ORIGIN)
     return origin is None or urlsplit(origin).netloc == request.host
-
-
-def refusal(status: int, text: str) -> web.Response:
-    """One sentence; a browser that is told 401 asks for the token."""
-    headers = {hdrs.WWW_AUTHENTICATE: CHALLENGE} if status == 401 else None
-    return web.Response(
-        body=msgspec.json.encode({"error": text}),
-        status=status,
-        headers=headers,
-        content_type="application/json",
-    )
 
 
 def _is_strong(token: str) -> bool:

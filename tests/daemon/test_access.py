@@ -15,6 +15,7 @@ from aiohttp import ClientSession, TCPConnector, web
 from quantum_ai_engine.config import ConfigError, HttpSettings, Settings
 from quantum_ai_engine.daemon import access
 from quantum_ai_engine.daemon.access import SHORTEST_TOKEN, check, guard, is_of_this_site, knows
+from quantum_ai_engine.daemon.routes import application
 
 from .test_app import changed, fails_to_serve, serving, until, with_one_agent
 
@@ -115,7 +116,8 @@ async def guarded(settings: HttpSettings) -> AsyncIterator[ClientSession]:
             }
         )
 
-    app = web.Application(middlewares=[guard(settings)])
+    app = application([])
+    app.middlewares.append(guard(settings))
     app.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()

@@ -1,13 +1,13 @@
 """The buttons: a person's command goes the way of `qae ctl`, by the control stream, or nowhere."""
 
-import msgspec
 import structlog
 from aiohttp import web
 
 from quantum_ai_engine.config import Settings
-from quantum_ai_engine.daemon.access import is_of_this_site, knows, refusal
+from quantum_ai_engine.daemon.access import is_of_this_site, knows
 from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.controls import tell_all
+from quantum_ai_engine.daemon.routes import Refusal, answer
 from quantum_ai_engine.events import Command
 
 log = structlog.get_logger()
@@ -33,30 +33,27 @@ class Control:
         token = self._settings.http.token
         try:
             command = Command(request.match_info["command"])
-        except ValueError:
-            return refusal(404, f"commands are {', '.join(Command)}")
+        except ValueError as error:
+            raise Refusal(f"commands are {', '.join(Command)}", 404) from error
         if not token:
-            return refusal(
-                403,
+            raise Refusal(
                 "commands over HTTP are off: give http.token as the credential http-token or "
                 "QAE_HTTP__TOKEN, or use qae ctl",
+                403,
             )
         if not is_of_this_site(request):
-            return refusal(403, "a command must come from the page itself, not from another site")
+            raise Refusal("a command must come from the page itself, not from another site", 403)
         if not knows(request, token, bearer_only=True):
             log.warning(
                 "A command without the right token was refused", event_name="control_refused"
             )
-            return refusal(403, "this is not the token: send it as Authorization: Bearer …")
+            raise Refusal("this is not the token: send it as Authorization: Bearer …", 403)
         return await self._tell(command)
 
     async def _tell(self, command: Command) -> web.Response:
         try:
             silent = await tell_all(self._client, self._settings, command)
         except Unreachable as error:
-            return refusal(503, f"Redis cannot serve: {error}")
+            raise Refusal(f"Redis cannot serve: {error}", 503) from error
         body = {"command": command.value, "partitions": self._settings.redis.partitions}
-        return web.Response(
-            body=msgspec.json.encode(body | {"silent_partitions": silent}),
-            content_type="application/json",
-        )
+        return answer(body | {"silent_partitions": silent})

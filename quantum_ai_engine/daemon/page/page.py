@@ -4,10 +4,8 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from aiohttp import hdrs, web
 
-from quantum_ai_engine.daemon.access import refusal
 from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.keys import Keys, partition_of
 from quantum_ai_engine.daemon.page import agents, facts
@@ -16,7 +14,7 @@ from quantum_ai_engine.daemon.page.facts import Facts, Sources
 from quantum_ai_engine.daemon.page.hub import Full, Hub, Panels, Topic
 from quantum_ai_engine.daemon.page.ledger import LOOKED_AT, SignalLedger, Wanted, is_entry
 from quantum_ai_engine.daemon.page.render import HEADERS, STATIC, Renderer
-from quantum_ai_engine.daemon.routes import Handler, Route
+from quantum_ai_engine.daemon.routes import Handler, Refusal, Route, answer
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import SYMBOL, Signal, Stance
 
@@ -116,7 +114,7 @@ class Page:
             return await self._html("risk", ("risk",))
         await self._fill()
         found = facts.risk(self._sources)
-        return _json({"rulings": found["rulings"], "timeline": found["timeline"]})
+        return answer({"rulings": found["rulings"], "timeline": found["timeline"]})
 
     async def agents(self, request: web.Request) -> web.Response:
         """HTML; the JSON of this address is the caller's."""
@@ -131,14 +129,14 @@ class Page:
         judgements = self._sources.judgements()
         asked = request.query.get("partition", str(next(iter(judgements))))
         if not asked.isdecimal() or int(asked) not in judgements:
-            return refusal(404, f"partition {asked} is not served here")
-        return _json(agents.charts(self._sources, int(asked)))
+            raise Refusal(f"partition {asked} is not served here", 404)
+        return answer(agents.charts(self._sources, int(asked)))
 
     async def symbols(self, request: web.Request) -> web.Response:
         wanted = request.query.get("q", "")[:TEXT_MOST]
         if wants_html(request):
             return await self._html("symbols", ("symbols", wanted), wanted=wanted)
-        return _json(facts.series(self._sources, wanted))
+        return answer(facts.series(self._sources, wanted))
 
     async def symbol(self, request: web.Request) -> web.Response:
         symbol = request.match_info["symbol"]
@@ -151,7 +149,7 @@ class Page:
         if wants_html(request):
             topic = ("symbol", symbol, interval)
             return await self._html("symbol", topic, symbol=symbol, interval=interval)
-        return _json(await self._series(engine, symbol, interval))
+        return answer(await self._series(engine, symbol, interval))
 
     async def signals(self, request: web.Request) -> web.Response:
         """The ledger, searched."""
@@ -165,7 +163,7 @@ class Page:
         if wants_html(request):
             about = {"wanted": wanted, "found": found, "most": LOOKED_AT, "stances": tuple(Stance)}
             return await self._html("signals", ("signals",), **about)
-        return _json(
+        return answer(
             {
                 "signals": [signal for _, signal in found.signals],
                 "looked_at": found.looked_at,
@@ -177,13 +175,15 @@ class Page:
     async def events(self, request: web.Request) -> web.StreamResponse:
         topic = self._topic(request.query)
         if topic is None:
-            return refusal(400, f"page must be one of {', '.join(PANELS)}")
+            raise Refusal(f"page must be one of {', '.join(PANELS)}", 400)
         last = request.headers.get("Last-Event-ID") or request.query.get("after", "")
         try:
             return await self.hub.stream(request, topic, self.hub.place_of(last))
-        except Full:
+        except Full as error:
             most = self._sources.settings.http.max_browsers
-            return refusal(503, f"{most} browsers follow already: http.max_browsers allows no more")
+            raise Refusal(
+                f"{most} browsers follow already: http.max_browsers allows no more", 503
+            ) from error
 
     def _topic(self, query: Mapping[str, str]) -> Topic | None:
         page = query.get("page", "signals")
@@ -284,7 +284,7 @@ class Page:
 
     def _sorry(self, request: web.Request, status: int, sentence: str) -> web.Response:
         if not wants_html(request):
-            return refusal(status, sentence)
+            raise Refusal(sentence, status)
         text = self._renderer.page(
             "sorry",
             page="",
@@ -352,7 +352,3 @@ async def _protect(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.setdefault(hdrs.VARY, hdrs.ACCEPT)
     cached = "no-cache" if hdrs.ETAG in response.headers else "no-store"
     response.headers.setdefault(hdrs.CACHE_CONTROL, cached)
-
-
-def _json(body: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(body), content_type="application/json")
