@@ -365,7 +365,11 @@ class Daemon:
         settings = self.settings.http
         if passed is not None:  # who may ask depends on where it really listens
             settings = msgspec.structs.replace(settings, host=passed.getsockname()[0])
-            access.check(settings)
+            try:
+                access.check(settings)
+            except ConfigError:
+                passed.close()
+                raise
         try:
             return await http.serve(self.routes(), page, settings, passed)
         except OSError as error:
