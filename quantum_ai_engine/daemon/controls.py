@@ -9,9 +9,10 @@ from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import Controls, DeadLetter, order_of
 from quantum_ai_engine.daemon.decode import decode_command, decode_equity
-from quantum_ai_engine.daemon.feed import BarFeed, Entry, time_ms
+from quantum_ai_engine.daemon.feed import BarFeed, time_ms
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.killswitch import KillSwitch
+from quantum_ai_engine.daemon.pages import Entry
 from quantum_ai_engine.engine import Engine
 from quantum_ai_engine.events import Change, Command, Control, Equity, Reason, Refused
 

@@ -3,16 +3,15 @@
 import asyncio
 import contextlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from quantum_ai_engine.daemon.client import Client, Unreachable
 from quantum_ai_engine.daemon.commit import START, DeadLetter
 from quantum_ai_engine.daemon.decode import decode, decode_map
 from quantum_ai_engine.daemon.keys import Keys, partition_of
+from quantum_ai_engine.daemon.pages import Entry, steadily
 from quantum_ai_engine.events import Bar, Command, Refused
-
-Entry: TypeAlias = tuple[bytes, Mapping[bytes, bytes]]
 
 RECONNECT_S = 1.0
 FIRST_TIME_MS = 1_000_000_000_000  # 2001: an entry id below it was made by hand
@@ -113,10 +112,6 @@ class BarFeed:
                 end = "(" + entries[-1][0].decode()
         return newest_first[::-1]
 
-    def between(self, after: str, upto: str) -> AsyncIterator[list[Entry]]:
-        """The entries after a position and up to another, oldest first, some at a time."""
-        return pages(self._client, self._keys.bars, after, upto)
-
     async def lag_bars(self, position: str) -> int:
         """How many entries are after a position; counted up to `LAG_MOST`."""
         count: Any = await self._client.eval(
@@ -146,8 +141,11 @@ class BarFeed:
 
     async def _backward(self, end: str, count: int) -> list[Entry]:
         """Up to `count` entries from `end` back, newest first."""
-        answer: Any = await self._client.xrevrange(self._keys.bars, end, "-", count)
-        return list(answer)
+
+        async def read() -> Any:
+            return await self._client.xrevrange(self._keys.bars, end, "-", count)
+
+        return list(await steadily(read))
 
     async def trim(self, position: str, retention_ms: int, equity: str = START) -> None:
         """Drop entries older than the retention, but none after the positions."""
@@ -157,19 +155,6 @@ class BarFeed:
             if oldest > 0:
                 # Without a limit of its own the server takes 10,000 entries a call, falling behind.
                 await self._client.xtrim(stream, minid=oldest, approximate=True, limit=0)
-
-
-async def pages(
-    client: Client, stream: str, after: str, upto: str = "+"
-) -> AsyncIterator[list[Entry]]:
-    """The entries of a stream after an id and up to another, oldest first, some at a time."""
-    while True:
-        entries: Any = await client.xrange(stream, f"({after}", upto, TAIL_CHUNK)
-        if entries:
-            yield entries
-        if len(entries) < TAIL_CHUNK:
-            return
-        after = entries[-1][0].decode()
 
 
 async def bridge(

@@ -11,8 +11,9 @@ import structlog
 from quantum_ai_engine.config import EngineSettings
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import START, Ledger, order_of
-from quantum_ai_engine.daemon.feed import BarFeed, pages
+from quantum_ai_engine.daemon.feed import BarFeed
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.pages import ReadAhead, pages
 from quantum_ai_engine.daemon.records import Decided, RecordError, decode_round
 from quantum_ai_engine.daemon.saved import SavedStateError, Snapshot
 from quantum_ai_engine.engine import Engine
@@ -39,6 +40,15 @@ class Recovered(NamedTuple):
     refused: bool
     trimmed: bool
     seconds: float
+
+
+class _Walk(NamedTuple):
+    """An engine on its way through the bars of a feed, which are read ahead."""
+
+    engine: Engine
+    feed: BarFeed
+    ahead: ReadAhead
+    latest_close: int
 
 
 class Recovery:
@@ -108,30 +118,30 @@ class Recovery:
         """Go through what came since a snapshot as it was gone through then, round by round."""
         offset = order_of(snapshot.offset)
         applied = (await self._ledger.controls()).applied
+        ahead = ReadAhead(self._client, self._keys.bars, position)
+        walk = _Walk(engine, self._feed, ahead, latest_close)
         controls = deque(one for one in applied if order_of(one.at) >= offset)
         learnt, records, reached = 0, 0, snapshot.offset
         async for decided in self._decided(snapshot.record):
             while controls and order_of(controls[0].at) <= order_of(decided.start):
-                learnt += await self._learn(engine, reached, controls[0].at, latest_close)
+                learnt += await _learn(walk, reached, controls[0].at)
                 reached = controls[0].at
                 engine.state.apply(controls.popleft().command)
             upto = min(decided.end, position, key=order_of)
             if order_of(decided.start) <= order_of(position):
-                learnt += await self._learn(engine, reached, decided.start, latest_close)
+                learnt += await _learn(walk, reached, decided.start)
                 for equity in decided.equity:
                     engine.state.judgement.report(equity)
-                learnt += await self._learn(
-                    engine, decided.start, upto, latest_close, decided.records
-                )
+                learnt += await _learn(walk, decided.start, upto, decided.records)
                 records, reached = records + len(decided.records), upto
             if upto != decided.end:
                 # The position was moved back: what was said after it is said all the same.
                 engine.recall(decided.records)
         for control in controls:
-            learnt += await self._learn(engine, reached, control.at, latest_close)
+            learnt += await _learn(walk, reached, control.at)
             engine.state.apply(control.command)
             reached = control.at
-        return learnt + await self._learn(engine, reached, position, latest_close), records
+        return learnt + await _learn(walk, reached, position), records
 
     async def _decided(self, after: str) -> AsyncIterator[Decided]:
         """The rounds that are recorded after an id, oldest first."""
@@ -147,30 +157,6 @@ class Recovery:
                         detail=str(error),
                     )
             await asyncio.sleep(0)
-
-    async def _learn(
-        self,
-        engine: Engine,
-        after: str,
-        upto: str,
-        latest_close: int,
-        records: Sequence[Record] = (),
-    ) -> int:
-        """Let the engine learn the bars after an entry, up to another; how many there were.
-
-        With records they are those of one round, and so are the bars.
-        """
-        if order_of(after) >= order_of(upto):
-            return 0
-        bars = list[Bar]()
-        learnt = 0
-        async for entries in self._feed.between(after, upto):
-            bars += self._feed.decode(entries, latest_close)[0]
-            if not records:
-                await _breathing(engine.learning(bars))
-                learnt, bars = learnt + len(bars), []
-        await _breathing(engine.learning(bars, records))
-        return learnt + len(bars)
 
     async def _snapshot(self, engine: Engine, position: str) -> Snapshot | None:
         """Restore the snapshot, or begin where everything began if none was ever saved.
@@ -194,6 +180,23 @@ class Recovery:
                 detail=str(error),
             )
             return None
+
+
+async def _learn(walk: _Walk, after: str, upto: str, records: Sequence[Record] = ()) -> int:
+    """Let the engine learn the bars after an entry, up to another; how many there were.
+
+    With records they are those of one round, and so are the bars.
+    """
+    bars = list[Bar]()
+    learnt = 0
+    async for entries in walk.ahead.between(after, upto):
+        bars += walk.feed.decode(entries, walk.latest_close)[0]
+        if not records:
+            await _breathing(walk.engine.learning(bars))
+            learnt, bars = learnt + len(bars), []
+    if order_of(after) < order_of(upto):
+        await _breathing(walk.engine.learning(bars, records))
+    return learnt + len(bars)
 
 
 async def _breathing(steps: Iterator[None]) -> None:

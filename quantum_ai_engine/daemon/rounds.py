@@ -27,7 +27,7 @@ from quantum_ai_engine.daemon.commit import (
     order_of,
 )
 from quantum_ai_engine.daemon.controls import hear, obey
-from quantum_ai_engine.daemon.feed import BarFeed, Batch, Entry, time_ms
+from quantum_ai_engine.daemon.feed import BarFeed, Batch, time_ms
 from quantum_ai_engine.daemon.journal import Journal
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.killswitch import KillSwitch
@@ -35,6 +35,7 @@ from quantum_ai_engine.daemon.lease import Holder
 from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.ownership import Entrance, Ownership
 from quantum_ai_engine.daemon.page.ring import Ring
+from quantum_ai_engine.daemon.pages import Entry
 from quantum_ai_engine.daemon.recovery import Recovery
 from quantum_ai_engine.daemon.snapshots import Snapshots
 from quantum_ai_engine.daemon.status import PartitionStatus, Status

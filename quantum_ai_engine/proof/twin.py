@@ -15,8 +15,9 @@ from quantum_ai_engine.config import Loaded, bundle_dir
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import START
-from quantum_ai_engine.daemon.feed import BarFeed, Entry
+from quantum_ai_engine.daemon.feed import BarFeed
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.pages import Entry
 from quantum_ai_engine.engine import Engine, Identity, Now
 from quantum_ai_engine.features.sessions import Calendars
 
