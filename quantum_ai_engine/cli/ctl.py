@@ -18,7 +18,7 @@ from quantum_ai_engine.cli.common import (
 from quantum_ai_engine.config import ConfigError, Settings
 from quantum_ai_engine.daemon import door
 from quantum_ai_engine.daemon.client import Unreachable
-from quantum_ai_engine.daemon.controls import tell_all
+from quantum_ai_engine.daemon.commands import tell_all
 from quantum_ai_engine.events import Command
 
 RELOAD_WITHIN_S = 60.0  # pausing, handing over and saving the state of many series

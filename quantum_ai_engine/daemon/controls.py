@@ -1,16 +1,13 @@
-"""Commands into the control stream, and what becomes of its entries and of the equity stream's."""
+"""What becomes of the entries of the control stream and of the equity stream."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import structlog
 
-from quantum_ai_engine.config import Settings
-from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import Controls, DeadLetter, order_of
 from quantum_ai_engine.daemon.decode import decode_command, decode_equity
-from quantum_ai_engine.daemon.feed import BarFeed, time_ms
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.feed import time_ms
 from quantum_ai_engine.daemon.killswitch import KillSwitch
 from quantum_ai_engine.daemon.pages import Entry
 from quantum_ai_engine.engine import Engine
@@ -25,17 +22,6 @@ class Obeyed(NamedTuple):
     controls: Controls
     changes: list[Change]
     letters: list[DeadLetter]
-
-
-async def tell_all(client: Client, settings: Settings, command: Command) -> list[int]:
-    """Put a command into every partition's stream; the partitions in which no engine is heard."""
-    keys, silent = Keys.of(settings.redis), []
-    for partition in range(settings.redis.partitions):
-        feed = BarFeed(client.at(partition), keys.at(partition), settings.engine.environment)
-        await feed.tell(command)
-        if not await client.at(partition).exists(keys.at(partition).heartbeat):
-            silent.append(partition)
-    return silent
 
 
 def obey(

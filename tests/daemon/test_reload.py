@@ -252,12 +252,12 @@ async def test_a_bad_file_leaves_the_old_settings_and_says_so(
             await reload(daemon)
         assert "risk.thresh" in named(events, "config_refused")[0]["event"]
         assert metric(daemon, "qae_config_last_reload_successful") == 0
-        assert daemon.status.health()["config"]["refused"] == file.wrong
+        assert daemon.status.health().config.refused == file.wrong
         assert daemon.settings == settings
         file.wrong, file.settings = "", bolder(settings)
         assert (await reload(daemon)).generation == 2
         assert metric(daemon, "qae_config_last_reload_successful") == 1
-        assert daemon.status.health()["config"]["refused"] is None
+        assert daemon.status.health().config.refused is None
 
 
 async def test_partitions_change_together(

@@ -6,7 +6,7 @@ from aiohttp import web
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.access import is_of_this_site, knows
 from quantum_ai_engine.daemon.client import Client, Unreachable
-from quantum_ai_engine.daemon.controls import tell_all
+from quantum_ai_engine.daemon.commands import tell_all
 from quantum_ai_engine.daemon.routes import Refusal, answer
 from quantum_ai_engine.events import Command
 
