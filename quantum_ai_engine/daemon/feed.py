@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from quantum_ai_engine.daemon.client import Client, Unreachable
@@ -99,7 +100,7 @@ class BarFeed:
         seen: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
         end, read, more = position, 0, bars_per_series > 0 and position != START
         while more and read < TAIL_MOST:
-            entries = await self._backward(end, TAIL_CHUNK)
+            entries = await steadily(partial(self._backward, end, TAIL_CHUNK))
             bars, _, _ = self.decode(entries, latest_close)
             for bar in bars:
                 series = (bar.symbol, bar.interval)
@@ -141,11 +142,8 @@ class BarFeed:
 
     async def _backward(self, end: str, count: int) -> list[Entry]:
         """Up to `count` entries from `end` back, newest first."""
-
-        async def read() -> Any:
-            return await self._client.xrevrange(self._keys.bars, end, "-", count)
-
-        return list(await steadily(read))
+        answer: Any = await self._client.xrevrange(self._keys.bars, end, "-", count)
+        return list(answer)
 
     async def trim(self, position: str, retention_ms: int, equity: str = START) -> None:
         """Drop entries older than the retention, but none after the positions."""
