@@ -3,8 +3,10 @@
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 from structlog.testing import capture_logs
 
 from quantum_ai_engine.config import Settings
@@ -104,6 +106,33 @@ async def cut_off_after(
     async with cut_off(settings, client) as daemon:
         await feed(client, bars[snapshot_at:])
         await at_the_end(daemon, client)
+
+
+async def test_lost_replies_do_not_undo_what_was_learnt(
+    settings: Settings,
+    client: Client,
+    bars: list[Bar],
+    events: list[Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """L43, L47: a state of many small rounds is rebuilt though every other page fails to come."""
+    small = changed(changed(settings, "ingest", batch=2), "engine", snapshot_bars=1_000)
+    await cut_off_after(small, client, bars, 60)
+    commands, xrange = 0, Client.xrange
+
+    async def lossy(self: Client, *args: Any, **kwargs: Any) -> Any:
+        nonlocal commands
+        if len(args) == 4 and (commands := commands + 1) % 2:  # a page
+            raise RedisConnectionError("the reply was lost")
+        return await xrange(self, *args, **kwargs)
+
+    monkeypatch.setattr(Client, "xrange", lossy)
+    async with serving(small) as daemon:
+        await until(lambda: daemon.status.ready)
+    last = restored(events)[-1]
+    assert last["bars"] == BARS - 60
+    assert last["records"] > 100 > commands > 0
+    assert named(events, "redis_down") == []
 
 
 async def test_a_clean_stop_leaves_nothing_to_learn(
