@@ -217,9 +217,6 @@ class Daemon:
             logs.set_level(settings.log.level)
         self.settings = settings
         self.status.in_force.config_hash = config_hash(settings)
-        self.metrics.show_config(
-            self.status.in_force.config_hash, self.status.in_force.generation + 1
-        )
 
     def _engines(self) -> dict[int, Engine]:
         return {p: rounds.engine for p, rounds in self.rounds.items()}

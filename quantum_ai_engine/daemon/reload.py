@@ -182,8 +182,7 @@ class Requests:
         in_force = self._status.in_force
         in_force.refused = None
         in_force.generation += bool(changed)
-        self._metrics.reload_successful.set(1)
-        self._metrics.generation.set(in_force.generation)
+        self._metrics.show_config(in_force.config_hash, in_force.generation)
         self._tell_manager()
         log.info(
             f"Settings reloaded: {', '.join(changed) or 'nothing was changed'}",

@@ -1,42 +1,15 @@
 """Tests of the buttons: by the control stream, with the token, from the page, or not at all."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 from aiohttp import ClientSession
 
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.app import Daemon
 from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.events import Bar
-from quantum_ai_engine.market.table import BarTable
 
-from ..test_app import BARS, KEYS, changed, published, serving, until, with_one_agent
-from .test_page import BEARER, TOKEN, Events, fed, page
-
-
-@pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
-    return changed(with_one_agent(settings, tmp_path), "http", token=TOKEN)
-
-
-@pytest.fixture
-def bars(history: BarTable) -> list[Bar]:
-    return list(history.rows(0, BARS).bars())
-
-
-@pytest.fixture
-async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
-    async with serving(settings) as daemon:
-        await until(lambda: daemon.status.ready)
-        yield daemon
-
-
-@pytest.fixture
-async def http(daemon: Daemon) -> AsyncIterator[ClientSession]:
-    async with ClientSession(daemon.http_address) as session:
-        yield session
+from ..test_app import KEYS, changed, published, serving
+from .conftest import TOKEN
+from .test_page import BEARER, Events, fed, page
 
 
 async def test_a_halt_goes_by_the_control_stream_and_shows(

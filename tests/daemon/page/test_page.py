@@ -4,8 +4,6 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,38 +15,14 @@ from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.keys import partition_of
 from quantum_ai_engine.daemon.page.page import PANELS, wanted_of
 from quantum_ai_engine.events import Bar
-from quantum_ai_engine.market.table import BarTable
 
-from ..test_app import BARS, changed, feed, published, serving, until, with_one_agent
+from ..test_app import changed, feed, published, serving, until
+from .conftest import TOKEN
 
 HTML = {"Accept": "text/html,application/xhtml+xml"}
 PAGES = ("/", "/agents", "/symbols", "/symbols/BTCUSDT", "/signals", "/risk")
-TOKEN = "correct-horse-battery-staple"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 LOADED = re.compile(r"""(?:src|href|action)="([^"]*)\"""")
-
-
-@pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
-    return changed(with_one_agent(settings, tmp_path), "http", token=TOKEN)
-
-
-@pytest.fixture
-def bars(history: BarTable) -> list[Bar]:
-    return list(history.rows(0, BARS).bars())
-
-
-@pytest.fixture
-async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
-    async with serving(settings) as daemon:
-        await until(lambda: daemon.status.ready)
-        yield daemon
-
-
-@pytest.fixture
-async def http(daemon: Daemon) -> AsyncIterator[ClientSession]:
-    async with ClientSession(daemon.http_address) as session:
-        yield session
 
 
 async def page(http: ClientSession, path: str, status: int = 200) -> str:
