@@ -111,7 +111,8 @@ async def is_degraded(daemon: Daemon, events: list[Event], kind: str) -> None:
     assert metric(daemon, "qae_ready") == 0
     assert logged(events, "redis_down", "warning")
     seen = failures(daemon)[kind]
-    await until(lambda: failures(daemon)[kind] > seen)  # it goes on trying
+    # It goes on trying: in vain, or until it is served again.
+    await until(lambda: failures(daemon)[kind] > seen or daemon.status.ready)
 
 
 async def is_well(daemon: Daemon, client: Client, events: list[Event], expected: Said) -> None:

@@ -156,7 +156,7 @@ async def test_loading(
         async with server:
             await until(lambda: has_rewritten(own))
             async with own.pipeline(transaction=False) as pipe:
-                for i in range(30_000):
+                for i in range(60_000):
                     pipe.set("filler", i)
                 await pipe.execute()
             await feed(own, bars)
