@@ -17,6 +17,7 @@ MODULES = {
     "watch": "watch",
     "train": "train",
     "features": "features",
+    "replay": "replay",
     "doctor": "doctor",
     "bundle": "bundles",
     "ctl": "ctl",

@@ -45,6 +45,17 @@ def stream_bars(
         raise BarFileError(f"{path} has no bars")
 
 
+def columns_in(path: Path) -> dict[str, int]:
+    """The columns that a file has: our name → its position there. Raises `BarFileError`."""
+    with reading(path):
+        if not path.name.lower().endswith(".parquet"):
+            with _opened(path) as file:
+                return find(path, csv_header(file.readline()))
+        from pyarrow import parquet
+
+        return find(path, parquet.read_schema(path).names)
+
+
 def _parts(path: Path) -> Iterator[Columns]:
     with reading(path):
         parquet = path.name.lower().endswith(".parquet")
