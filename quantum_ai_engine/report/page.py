@@ -5,8 +5,8 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from quantum_ai_engine.training.report import plots
-from quantum_ai_engine.training.report.plots import Chart
+from quantum_ai_engine.report import chart as pictures
+from quantum_ai_engine.report.chart import Chart
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --back: #f4f6f8; --ink: #1b2129;
@@ -28,6 +28,8 @@ figure { display: inline-block; width: 49.5%; margin: 0 0 .8rem; padding: 1rem;
   vertical-align: top; background: var(--paper); border: 1px solid var(--line);
   border-radius: 6px; }
 figure:last-child:nth-child(odd) { width: 100%; }
+figure.wide { width: 100%; }
+figure.wide img { max-width: none; }
 figure h3 { margin: 0 0 .5rem; font-size: 1rem; }
 img { display: block; width: 100%; max-width: 640px; height: auto; margin: 0 auto; }
 figcaption { margin-top: .6rem; }
@@ -129,12 +131,13 @@ def _table(kind: str, caption: str, head: str, rows: Rows) -> str:
 
 def _figure(chart: Chart) -> str:
     light, dark = (
-        "data:image/png;base64," + base64.b64encode(plots.png(chart, theme)).decode()
-        for theme in (plots.LIGHT, plots.DARK)
+        "data:image/png;base64," + base64.b64encode(pictures.png(chart, theme)).decode()
+        for theme in (pictures.LIGHT, pictures.DARK)
     )
-    width, height = (round(inches * 96) for inches in plots.CHART_INCHES)  # 96 CSS px an inch
+    wide = ' class="wide"' if chart.is_wide else ""
+    width, height = (round(inches * 96) for inches in chart.inches)  # 96 CSS px an inch
     return (
-        f"<figure><h3>{escape(chart.title)}</h3>\n<picture>"
+        f"<figure{wide}><h3>{escape(chart.title)}</h3>\n<picture>"
         f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
         f'<img src="{light}" width="{width}" height="{height}" '
         f'alt="{escape(chart.title)}, described below"></picture>\n'
