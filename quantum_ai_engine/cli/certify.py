@@ -1,5 +1,6 @@
 """`qae replay --certify`: what the live engine published, against a replay of the bars it saw."""
 
+import asyncio
 import platform
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+from rich.console import Console
 
 from quantum_ai_engine.agents.base import Agent
 from quantum_ai_engine.agents.budget import bound_loaded
 from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.agents.pool import AgentPool
-from quantum_ai_engine.cli.common import CommandError, UsageError, progress_bar, redis_client
+from quantum_ai_engine.cli.common import CommandError, UsageError, progress_bar, redis_client, say
 from quantum_ai_engine.config import Loaded, Settings, bundle_dir
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.daemon.client import Client
@@ -319,3 +321,15 @@ def _write(out: Path, certificate: Certificate) -> None:
     temporary = out / f".{CERTIFICATE}.part"
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(certificate)))
     temporary.replace(out / CERTIFICATE)
+
+
+def run_certify(loaded: Loaded, bundles: Path | None, what: Certified, out: Path) -> bool:
+    """Certify, say the verdict; whether nothing differs."""
+    certificate = asyncio.run(certify(loaded, bundles, what, out))
+    to = Console()
+    for forced in certificate.forced:
+        say(f"passed over: {forced}", to)
+    for example in certificate.examples:
+        say(example, to)
+    say(f"{certificate.verdict} {out / CERTIFICATE}", to)
+    return certificate.is_exact
