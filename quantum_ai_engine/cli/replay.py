@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Annotated, Protocol
 import typer
 from rich.console import Console
 
+from quantum_ai_engine.agents.base import Agent
+from quantum_ai_engine.agents.bundle import bundle_paths, read_bundle
 from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.agents.pool import worker_count
 from quantum_ai_engine.cli.common import (
@@ -23,12 +26,22 @@ from quantum_ai_engine.cli.common import (
     progress_bar,
     say,
 )
-from quantum_ai_engine.config import bundle_dir
+from quantum_ai_engine.config import Loaded, bundle_dir
 from quantum_ai_engine.daemon.build import build_id, version
-from quantum_ai_engine.replay.history import FOREVER_MS, History, Wanted, open_history
+from quantum_ai_engine.replay.backtest import REPORT_HTML, Backtest
+from quantum_ai_engine.replay.history import (
+    FOREVER_MS,
+    FileHistory,
+    History,
+    Wanted,
+    open_history,
+)
+from quantum_ai_engine.replay.report.summary import About, Report
 from quantum_ai_engine.replay.run import Replay, Stretch
 from quantum_ai_engine.replay.signals import SignalFile
 from quantum_ai_engine.replay.step import Step
+from quantum_ai_engine.replay.words import percent
+from quantum_ai_engine.report.chart import missing_library
 
 SIGNALS = "signals.parquet"
 
@@ -66,6 +79,8 @@ def replay(
     settings = loaded.settings
     if blocks is not None and start is not None:
         raise UsageError("--blocks and --from: name one of them, either begins the replay")
+    if (missing := missing_library()) is not None:
+        raise CommandError(f"the report needs {missing}: pip install 'quantum-ai-engine[report]'")
     wanted = Wanted(
         tuple(name.strip() for name in symbols.split(",") if name.strip()) if symbols else (),
         _day_ms("--from", start) if start else 0,
@@ -77,14 +92,48 @@ def replay(
     venues = settings.sessions.by_symbol()
     agents = load_agents(bundle_dir(settings), settings.agents.order, venues)
     workers = worker_count(settings.agents.budget_cores, len(os.sched_getaffinity(0)))
-    runs = Replay(loaded, agents, f"{version()}+{build_id()}", workers)
+    engine = f"{version()}+{build_id()}"
+    runs = Replay(loaded, agents, engine, workers)
     history = open_history(data, wanted, venues, runs.warm_up_bars)
     for note in history.notes:
         say(note)
-    followers: list[Follower] = []
     _make(out)
-    told = asyncio.run(_run(runs, history, out, followers))
+    backtest = Backtest(settings, agents, out, history.symbols, block_size)
+    try:
+        told = asyncio.run(_run(runs, history, out, [backtest]))
+        report = backtest.write(_about(loaded, engine, history, agents))
+    finally:
+        backtest.discard()
     _summarise(told, runs, out)
+    _say_worth(report, out)
+
+
+def _about(loaded: Loaded, engine: str, history: FileHistory, agents: Sequence[Agent]) -> About:
+    directory = bundle_dir(loaded.settings)
+    bundles = [read_bundle(path) for path in bundle_paths(directory)]
+    trained = {bundle.manifest.name: bundle.manifest.spans.test.to_ms for bundle in bundles}
+    return About(
+        engine,
+        loaded.config_hash,
+        history.path.name,
+        history.symbols,
+        history.interval,
+        tuple(agent.name for agent in agents),
+        trained,
+    )
+
+
+def _say_worth(report: Report, out: Path) -> None:
+    """What it came to, and what should be explained before it is believed."""
+    to, worth = Console(), report.money.worth
+    say(
+        f"{percent(worth.total_return, 2)} after costs, Sharpe ratio {worth.sharpe:.2f}, largest "
+        f"drawdown {100.0 * worth.max_drawdown:.2f} %, {worth.trades} trades",
+        to,
+    )
+    for flag in report.flags:
+        say(f"red flag: {flag}", to)
+    say(f"report in {out / REPORT_HTML}", to)
 
 
 def _make(out: Path) -> None:
@@ -117,7 +166,7 @@ class Told:
             self.stances.update(signal.stance.value for signal in step.told.signals)
 
 
-async def _run(runs: Replay, history: History, out: Path, followers: list[Follower]) -> Told:
+async def _run(runs: Replay, history: History, out: Path, followers: Sequence[Follower]) -> Told:
     told, began = Told(), time.monotonic()
     try:
         temporary = out / f".{SIGNALS}.part"

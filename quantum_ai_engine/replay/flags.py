@@ -1,12 +1,12 @@
 """Red flags: what in a result should be explained before it is believed, in words."""
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
 
 from quantum_ai_engine.replay.account import Account
 from quantum_ai_engine.replay.audit import Audited
 from quantum_ai_engine.replay.gates import Passage
 from quantum_ai_engine.replay.money import Block, Money
+from quantum_ai_engine.replay.words import day, percent
 
 ONE_SIDED_FRAC = 0.90
 BLOCK_FRAC = 0.05
@@ -28,22 +28,19 @@ def flags(
     )
 
 
-def day(at_ms: int) -> str:
-    """A moment for people, in UTC.
+def trained_on(trained_to_ms: Mapping[str, int], first_ms: int, last_ms: int) -> tuple[str, ...]:
+    """Which agents knew some of these bars, or of any time after their beginning.
 
-    >>> day(1_735_689_600_000)
-    '2025-01-01 00:00'
+    >>> trained_on({"gru": 500}, 0, 1000)
+    ('gru was trained on bars up to 1970-01-01 00:00: 50 % of this replay is no test of it.',)
     """
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
-
-
-def percent(fraction: float, digits: int = 1) -> str:
-    """A fraction for people, signed.
-
-    >>> percent(-0.0123)
-    '−1.2 %'
-    """
-    return f"{100.0 * fraction:+.{digits}f} %".replace("-", "−")
+    return tuple(
+        f"{name} was trained on bars up to {day(to_ms)}: "
+        f"{100.0 * min(1.0, (to_ms - first_ms) / max(last_ms - first_ms, 1)):.0f} % of this replay "
+        "is no test of it."
+        for name, to_ms in sorted(trained_to_ms.items())
+        if to_ms > first_ms
+    )
 
 
 def _of_account(money: Money, account: Account) -> Iterator[str]:

@@ -80,7 +80,10 @@ def draw(chart: Chart, axes: "Axes", theme: Theme) -> None:
 def style(axes: "Axes", theme: Theme) -> None:
     """Colours and sizes; set here, since rcParams belong to the whole process."""
     axes.set_facecolor(theme.paper)
-    axes.grid(color=theme.faint, lw=0.6, alpha=0.6)
+    if axes.images:
+        axes.grid(visible=False)  # it would run through the middle of what is shown
+    else:
+        axes.grid(color=theme.faint, lw=0.6, alpha=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=theme.ink, labelsize=TEXT_POINTS, length=3)
     for side, spine in axes.spines.items():

@@ -10,9 +10,9 @@ from quantum_ai_engine.report.chart import Chart
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --back: #f4f6f8; --ink: #1b2129;
-  --soft: #57616d; --line: #d8dee5; --mark: #0072b2; }
+  --soft: #57616d; --line: #d8dee5; --mark: #0072b2; --alarm: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --paper: #161b22; --back: #0d1117;
-  --ink: #e4e9ef; --soft: #9aa6b3; --line: #303944; --mark: #56b4e9; } }
+  --ink: #e4e9ef; --soft: #9aa6b3; --line: #303944; --mark: #56b4e9; --alarm: #ff9e8f; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--back); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; }
@@ -24,6 +24,10 @@ p { margin: .4rem 0; }
 section.verdict { margin: 1.2rem 0; padding: 1rem 1.2rem; background: var(--paper);
   border: 1px solid var(--line); border-left: 6px solid var(--mark); border-radius: 6px; }
 .verdict strong { font-size: 1.2rem; }
+section.warnings { margin: 1.2rem 0; padding: 1rem 1.2rem; background: var(--paper);
+  border: 1px solid var(--line); border-left: 6px solid var(--alarm); border-radius: 6px; }
+.warnings strong { color: var(--alarm); font-size: 1.1rem; }
+.warnings ul { margin: .4rem 0 0; padding-left: 1.2rem; }
 figure { display: inline-block; width: 49.5%; margin: 0 0 .8rem; padding: 1rem;
   vertical-align: top; background: var(--paper); border: 1px solid var(--line);
   border-radius: 6px; }
@@ -51,7 +55,8 @@ tbody th { font-weight: 600; }
   table { font-size: .82rem; } th, td, caption { padding: .35rem .4rem; } }
 @media print { @page { margin: 14mm; } :root { font-size: 11px; } body { background: none; }
   main { max-width: none; padding: 0; } img { max-width: 420px; }
-  section.verdict, tr { break-inside: avoid; } h2 { break-after: avoid; } }
+  section.verdict, section.warnings, figure, tr { break-inside: avoid; }
+  h2 { break-after: avoid; } }
 """
 
 Rows = Iterable[Sequence[str]]
@@ -92,6 +97,19 @@ def verdict(heading: str, *sentences: str) -> str:
     """The answer, before everything else."""
     said = "".join(f"\n<p>{escape(sentence)}</p>" for sentence in sentences)
     return f'<section class="verdict"><strong>{escape(heading)}</strong>{said}\n</section>'
+
+
+def warnings(heading: str, sentences: Sequence[str]) -> str:
+    """What should be known before anything is believed: one line each."""
+    said = "".join(f"\n<li>{escape(sentence)}</li>" for sentence in sentences)
+    return (
+        f'<section class="warnings"><strong>{escape(heading)}</strong>\n<ul>{said}\n</ul></section>'
+    )
+
+
+def paragraph(text: str) -> str:
+    """A few sentences between the tables."""
+    return f'<p class="soft">{escape(text)}</p>'
 
 
 def heading(text: str) -> str:
