@@ -13,11 +13,11 @@ from quantum_ai_engine.config import Settings
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.replay.account import Account, Fill, Mark
 from quantum_ai_engine.replay.audit import Audit, Voter
+from quantum_ai_engine.replay.blocks import Blocks, block_size
 from quantum_ai_engine.replay.clock import Clock
 from quantum_ai_engine.replay.columns import EQUITY, FILLS, ColumnFile
 from quantum_ai_engine.replay.flags import flags, trained_on
 from quantum_ai_engine.replay.gates import Gates
-from quantum_ai_engine.replay.history import Blocks, block_size
 from quantum_ai_engine.replay.money import Luck, Purse, money
 from quantum_ai_engine.replay.peers import BuyAndHold, RandomSigns
 from quantum_ai_engine.replay.report.report import page_of

@@ -12,20 +12,27 @@ from quantum_ai_engine.config import Loaded, bundle_dir
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.replay.account import Account
 from quantum_ai_engine.replay.audit import ENSEMBLE, Audit, Voter
-from quantum_ai_engine.replay.history import Wanted, open_history
-from quantum_ai_engine.replay.money import Clock, Purse
+from quantum_ai_engine.replay.clock import Clock
+from quantum_ai_engine.replay.history import Wanted, select
+from quantum_ai_engine.replay.money import Purse
 from quantum_ai_engine.replay.peers import BuyAndHold
 from quantum_ai_engine.replay.run import Replay
+from quantum_ai_engine.replay.source import FileSource
 from quantum_ai_engine.replay.streams import Moments
 
 _NORMAL = NormalDist()
 
 
 class Trial(NamedTuple):
-    """What is replayed: settings (their `agents.bundles` too), a file, and which of its bars."""
+    """What is replayed: settings (their `agents.bundles` too), a file, and which of its bars.
+
+    Without `symbols` all of the file are.
+    """
 
     loaded: Loaded
     data: Path
+    symbols: tuple[str, ...]
+    interval: str | None
     wanted: Wanted
     engine_name: str
 
@@ -70,7 +77,8 @@ async def _run(trial: Trial) -> Outcome:
     venues = settings.sessions.by_symbol()
     agents = load_agents(bundle_dir(settings), settings.agents.order, venues)
     replay = Replay(trial.loaded, agents, trial.engine_name)
-    history = open_history(trial.data, trial.wanted, venues, replay.warm_up_bars)
+    source = FileSource(trial.data, trial.symbols, trial.interval)
+    history = select(source, trial.wanted, venues, replay.warm_up)
     voters = [Voter(agent.name, agent.bundle, agent.past.base_rate) for agent in agents]
     account = Account(settings.replay, settings.risk.families())
     clock = Clock(any(symbol in venues for symbol in history.symbols))
