@@ -65,7 +65,7 @@ class Processes:
             for _ in jobs:
                 yield done.get()
         finally:
-            for desk in desks:
+            for _ in desks:
                 waiting.put((_STOP, 0))
             for desk in desks:
                 desk.end()

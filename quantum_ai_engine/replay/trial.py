@@ -1,4 +1,4 @@
-"""One trial of a sweep: a replay of some bars by some agents and settings, and what it was worth."""
+"""One trial of a sweep: a replay of some bars by some agents and settings, and what it came to."""
 
 import asyncio
 from pathlib import Path
