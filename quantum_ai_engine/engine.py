@@ -107,6 +107,18 @@ class _Look(NamedTuple):
     before: int
 
 
+@dataclass(slots=True)
+class Begun:
+    """A batch on its way: what is to be asked about and judged in it, and what was answered."""
+
+    now: Now
+    done: Round
+    steps: list[_Look | Moment]
+    windows: dict[str, Windows]
+    looks: list[_Look]
+    ballots: list[Ballot] = field(default_factory=list)
+
+
 class _Looks:
     """Counts how often each bar of a round is looked at, asked about or not."""
 
@@ -195,25 +207,42 @@ class Engine:
 
         `stage(name)` is entered around each stage, for those who measure.
         """
-        done = Round()
         with stage("features"):
-            steps, windows = self._steps(bars, now, done)
+            begun = self.begin(bars, now)
         with stage("predict"):
-            looks = [step for step in steps if isinstance(step, _Look)]
-            due = [look.due for look in looks]
-            questions = [Question(one.bar.interval, one.seen, one.whole) for one in due]
-            answers = await ask(self._predictor, questions, windows)
-            rows = np.array([one.row for one in due])
-            ballots = zip(answers, self._clamped(rows), strict=True)
+            await self.ask(begun)
         with stage("decide"):
-            done.shifts += self.shifts.update(rows, [self._come(look) for look in looks])
-            for i, step in enumerate(steps, start=1):
-                if isinstance(step, Moment):
-                    done.changes += self.state.settle(step)
-                else:
-                    self._decide(step, *next(ballots), now, done)
-                if i % BREATHE_STEPS == 0:
-                    await asyncio.sleep(0)  # a thousand of them take longer than others can wait
+            return await self.finish(begun)
+
+    def begin(self, bars: Sequence[Bar], now: Now) -> Begun:
+        """Take a batch of bars into the state of features; agents are yet to be asked about it.
+
+        A batch may be begun while the one before it has yet to be finished, but not before the
+        agents have answered on that one, nor when any bar of it is not the newest of its series.
+        """
+        done = Round()
+        steps, windows = self._steps(bars, now, done)
+        return Begun(now, done, steps, windows, [s for s in steps if isinstance(s, _Look)])
+
+    async def ask(self, begun: Begun) -> None:
+        """Ask the agents about what is due; of the state it touches nothing."""
+        due = [look.due for look in begun.looks]
+        questions = [Question(one.bar.interval, one.seen, one.whole) for one in due]
+        begun.ballots = await ask(self._predictor, questions, begun.windows)
+
+    async def finish(self, begun: Begun) -> Round:
+        """Judge and decide, in the order in which batches were begun."""
+        done, looks = begun.done, begun.looks
+        rows = np.array([look.due.row for look in looks])
+        ballots = zip(begun.ballots, self._clamped(rows), strict=True)
+        done.shifts += self.shifts.update(rows, [self._come(look) for look in looks])
+        for i, step in enumerate(begun.steps, start=1):
+            if isinstance(step, Moment):
+                done.changes += self.state.settle(step)
+            else:
+                self._decide(step, *next(ballots), begun.now, done)
+            if i % BREATHE_STEPS == 0:
+                await asyncio.sleep(0)  # a thousand of them take longer than others can wait
         return done
 
     def inquiry(self, symbol: str, interval: str) -> Inquiry:

@@ -67,7 +67,7 @@ def _parts(r: Report) -> Iterator[str]:
 def _subtitle(r: Report) -> str:
     symbols = ", ".join(r.about.symbols[:8]) + (" …" if len(r.about.symbols) > 8 else "")
     return (
-        f"{symbols} · {r.about.interval} · {day(r.span.first_ms)} to {day(r.span.last_ms)} UTC · "
+        f"{symbols} · {r.span.interval} · {day(r.span.first_ms)} to {day(r.span.last_ms)} UTC · "
         f"{r.span.bars:,} bars · agents: {', '.join(r.about.agents) or 'none'}"
     )
 
