@@ -70,11 +70,11 @@ def replay(
 
     A run that was interrupted goes on where it was when it is given again.
     """
+    if (missing := missing_library()) is not None:
+        raise CommandError(f"the report needs {missing}: pip install 'quantum-ai-engine[report]'")
     given = [*(assignments or []), *([f"agents.bundles={bundles}"] if bundles else [])]
     loaded = load_settings(config, given)
     wanted = _wanted(start, end, blocks, block_size)
-    if (missing := missing_library()) is not None:
-        raise CommandError(f"the report needs {missing}: pip install 'quantum-ai-engine[report]'")
     _make(out)
     chosen = [name.strip() for name in (symbols or "").split(",") if name.strip()]
     source, path = _source(data, chosen, interval, loaded.settings, out)
@@ -87,7 +87,7 @@ def replay(
     try:
         print_of = _fingerprint(path, selection, loaded, engine)
         tally = _run(engine, selection, [backtest], out, print_of)
-        report = backtest.write(_about(loaded, selection, path))
+        report = backtest.write(_about(loaded, path, selection, engine))
     finally:
         backtest.discard()
     _summarise(tally, time.monotonic() - began, engine.failures, out)
@@ -103,16 +103,15 @@ def replay_of(loaded: Loaded) -> Replay:
     return Replay(loaded, agents, f"{version()}+{build_id()}", workers)
 
 
-def _about(loaded: Loaded, selection: Selection, path: Path) -> About:
+def _about(loaded: Loaded, path: Path, selection: Selection, engine: Replay) -> About:
     bundles = [read_bundle(one) for one in bundle_paths(bundle_dir(loaded.settings))]
     return About(
         f"{version()}+{build_id()}",
         loaded.config_hash,
         path.name,
         selection.symbols,
-        bundles[0].manifest.interval,
-        tuple(bundle.manifest.name for bundle in bundles),
-        {bundle.manifest.name: bundle.manifest.spans.test.to_ms for bundle in bundles},
+        tuple(agent.name for agent in engine.agents),
+        {one.manifest.name: one.manifest.spans.test.to_ms for one in bundles},
     )
 
 

@@ -74,6 +74,7 @@ class Backtest:
         self._waiting: list[Fill] = []
         self._is_told = False
         self._steps = self._bars = 0
+        self._intervals: dict[str, None] = {}
         self._span_ms = (-1, -1)
         self._money_from_ms: int | None = None
 
@@ -82,6 +83,7 @@ class Backtest:
         at_ms = step.open_time_ms
         self._steps += 1
         self._bars += len(step.bars)
+        self._intervals |= dict.fromkeys(bar.interval for bar in step.bars)
         self._span_ms = (at_ms if self._span_ms[0] < 0 else self._span_ms[0], at_ms)
         self._blocks.update(at_ms)
         self._audit.take(step)
@@ -96,7 +98,7 @@ class Backtest:
         """What was found so far. Raises ArithmeticError when the books do not balance."""
         self.account.check()
         runs = read_runs(self._out.parent)
-        others = tried_before(runs, self._run_id(about), about.interval)
+        others = tried_before(runs, self._run_id(about), self._interval)
         luck = Luck(self._settings.bootstrap_draws, self._settings.seed, others)
         purse, audited = self._purse, self._audit.get()
         found = money(self.account, purse, self._hold, self._signs.get(), luck)
@@ -105,7 +107,14 @@ class Backtest:
             REPORT_SCHEMA,
             about,
             msgspec.to_builtins(self._settings),
-            Span(self._span_ms[0], self._span_ms[1], self._steps, self._bars, self._money_from_ms),
+            Span(
+                self._interval,
+                self._span_ms[0],
+                self._span_ms[1],
+                self._steps,
+                self._bars,
+                self._money_from_ms,
+            ),
             (
                 *trained_on(about.trained_to_ms, *self._span_ms),
                 *flags(found, audited, passage, blocks, self.account),
@@ -136,6 +145,10 @@ class Backtest:
         self._fills.discard()
         self._equity.discard()
 
+    @property
+    def _interval(self) -> str:
+        return ", ".join(self._intervals)
+
     def _follow(self, mark: Mark, step: Step) -> None:
         if self._money_from_ms is None:
             self._money_from_ms = mark.open_time_ms
@@ -158,7 +171,7 @@ class Backtest:
 
     def _run_id(self, about: About) -> str:
         agents = [(voter.name, voter.bundle) for voter in self._voters]
-        bars = self._span_ms, self._bars, about.symbols, about.interval
+        bars = self._span_ms, self._bars, about.symbols, self._interval
         return run_id(about.config_hash, agents, bars)
 
     def _run(self, report: Report) -> Run:
@@ -170,7 +183,7 @@ class Backtest:
             about.config_hash,
             about.agents,
             about.symbols,
-            about.interval,
+            self._interval,
             report.span.first_ms,
             report.span.last_ms,
             report.span.bars,

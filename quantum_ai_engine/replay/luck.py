@@ -3,8 +3,8 @@
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, variance
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +18,7 @@ _NORMAL = NormalDist()
 Vector = NDArray[np.float64]
 
 
-class Interval(NamedTuple):
+class Interval(msgspec.Struct, frozen=True):
     """The middle 90 % of what was drawn, and how often that was above 0, a fraction."""
 
     low: float
@@ -26,7 +26,7 @@ class Interval(NamedTuple):
     above_zero: float
 
 
-class Bootstrapped(NamedTuple):
+class Bootstrapped(msgspec.Struct, frozen=True):
     """Intervals of a history drawn anew; `block_periods` is the mean length of its pieces."""
 
     draws: int
@@ -131,7 +131,7 @@ def best_of_luck(trials: int, spread: float) -> float:
     return spread * ((1.0 - EULER) * first + EULER * second)
 
 
-class Deflated(NamedTuple):
+class Deflated(msgspec.Struct, frozen=True):
     """The chance that a Sharpe ratio is more than luck, when `trials` runs were tried.
 
     `benchmark` is what the best of them would show without any skill, of a bar; `probability` is

@@ -21,7 +21,7 @@ Vector = NDArray[np.float64]
 EquityRows = Callable[[NDArray[np.int64], Vector], None]
 
 
-class Block(NamedTuple):
+class Block(msgspec.Struct, frozen=True):
     """A block of the replay: when its first bar opened, and what it returned, a fraction."""
 
     first_ms: int
@@ -44,7 +44,7 @@ class Blocks(msgspec.Struct, frozen=True):
     positive_frac: float
 
 
-class Month(NamedTuple):
+class Month(msgspec.Struct, frozen=True):
     """A month of UTC and its return, a fraction."""
 
     year: int

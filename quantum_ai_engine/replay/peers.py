@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +17,7 @@ _MOVES_AT_ONCE = 8_192
 Vector = NDArray[np.float64]
 
 
-class Held(NamedTuple):
+class Held(msgspec.Struct, frozen=True):
     """What buying and holding came to; fractions, and a Sharpe ratio of a bar."""
 
     symbols: int
@@ -98,7 +98,7 @@ class BuyAndHold:
         self._returns.clear()
 
 
-class Chance(NamedTuple):
+class Chance(msgspec.Struct, frozen=True):
     """Accounts with the same positions and costs, whose sides were tossed.
 
     `percentile` is the share of them that returned less than the account did, equals counted half.

@@ -6,15 +6,16 @@ from quantum_ai_engine.events import Bar
 
 NAMES = ("calm", "usual", "wild")
 _HALFLIFE_BARS = 60
-_STEP = 0.02  # how far an edge moves in ln of the variance; it settles in some hundred bars
-_KEPT = 0.5 ** (1.0 / _HALFLIFE_BARS)
+_STEP = 0.01  # how far an edge moves in ln of the variance; it settles in some hundred bars
+_NEW = 1.0 - 0.5 ** (1.0 / _HALFLIFE_BARS)
 
 
 class _State:
-    __slots__ = ("close", "high", "low", "variance")
+    __slots__ = ("close", "count", "high", "low", "variance")
 
     def __init__(self, close: float) -> None:
         self.close = close
+        self.count = 0
         self.variance = 0.0
         self.low = self.high = math.nan
 
@@ -24,7 +25,7 @@ class Regimes:
 
     Volatility is the root mean square of log returns, of which one 60 bars ago counts half. The
     edges of the terciles follow it (stochastic approximation of quantiles, Robbins and Monro 1951),
-    so that no later bar decides about an earlier one.
+    so that no later bar decides about an earlier one. Of the first 60 bars all are usual.
 
     >>> regimes = Regimes()
     >>> bars = (Bar("A", "1m", 60_000 * k, 1.0, 2.0, 1.0, 1.0 + k % 2, 1.0) for k in range(3))
@@ -43,9 +44,10 @@ class Regimes:
             return 1
         move = math.log(bar.close / state.close)
         state.close = bar.close
-        state.variance = _KEPT * state.variance + (1.0 - _KEPT) * move * move
-        if state.variance <= 0.0:
-            return 0
+        state.count += 1
+        state.variance += max(1.0 / state.count, _NEW) * (move * move - state.variance)
+        if state.variance <= 0.0 or state.count < _HALFLIFE_BARS:
+            return 1
         level = math.log(state.variance)
         if math.isnan(state.low):
             state.low = state.high = level

@@ -39,7 +39,7 @@ img { display: block; width: 100%; max-width: 640px; height: auto; margin: 0 aut
 figcaption { margin-top: .6rem; }
 .scroll { overflow-x: auto; background: var(--paper); border: 1px solid var(--line);
   border-radius: 6px; }
-.scroll + .scroll { margin-top: .8rem; }
+.scroll + .scroll, .scroll + .charts, .charts + .scroll { margin-top: .8rem; }
 table { width: 100%; border-collapse: collapse; font-size: .92rem;
   font-variant-numeric: tabular-nums; }
 caption { padding: .6rem .8rem; text-align: left; caption-side: bottom; }

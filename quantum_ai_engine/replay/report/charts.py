@@ -202,8 +202,8 @@ def _reliability(sources: Sequence[Scored], axes: "Axes", theme: Theme) -> None:
     if seen:
         low, high = min(seen), max(seen)
         room = max(0.1 * (high - low), 0.02)
-        axes.set_xlim(low - room, high + 1.6 * room)
-        axes.set_ylim(low - room, high + 3.0 * room)
+        axes.set_xlim(max(low - room, -0.02), min(high + 1.6 * room, 1.02))
+        axes.set_ylim(max(low - room, -0.02), high + 3.0 * room)
     axes.set(xlabel="forecast probability", ylabel="share that rose")
 
 
@@ -247,7 +247,9 @@ def _months(found: Sequence[Month], axes: "Axes", theme: Theme) -> None:
         if one.year in years:
             grid[years.index(one.year), one.month - 1] = 100.0 * one.total_return
     most = max(float(np.nanmax(np.abs(grid))), 0.1)
-    colours = LinearSegmentedColormap.from_list("", [theme.second, theme.paper, theme.first])
+    colours = LinearSegmentedColormap.from_list(
+        "", [_mixed(theme.second, theme), theme.paper, _mixed(theme.first, theme)]
+    )
     axes.imshow(np.ma.masked_invalid(grid), cmap=colours, vmin=-most, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
@@ -304,6 +306,14 @@ def _gates(counts: Sequence[tuple[str, int]], axes: "Axes", theme: Theme) -> Non
     axes.invert_yaxis()
     axes.margins(x=0.18)
     axes.set_xlabel("share of all signals, %")
+
+
+def _mixed(colour: str, theme: Theme) -> tuple[float, ...]:
+    """Half of a colour on the paper: what is written on it can still be read."""
+    from matplotlib.colors import to_rgb
+
+    pairs = zip(to_rgb(colour), to_rgb(theme.paper), strict=True)
+    return tuple(0.55 * own + 0.45 * paper for own, paper in pairs)
 
 
 def _beside(axes: "Axes", theme: Theme, side: str, size: str) -> "Axes":

@@ -67,7 +67,7 @@ def _parts(r: Report) -> Iterator[str]:
 def _subtitle(r: Report) -> str:
     symbols = ", ".join(r.about.symbols[:8]) + (" …" if len(r.about.symbols) > 8 else "")
     return (
-        f"{symbols} · {r.about.interval} · {day(r.span.first_ms)} to {day(r.span.last_ms)} UTC · "
+        f"{symbols} · {r.span.interval} · {day(r.span.first_ms)} to {day(r.span.last_ms)} UTC · "
         f"{r.span.bars:,} bars · agents: {', '.join(r.about.agents) or 'none'}"
     )
 
@@ -76,17 +76,17 @@ def _verdict(r: Report) -> tuple[str, ...]:
     w, hold, deflated = r.money.worth, r.money.hold, r.money.deflated
     head = f"{percent(w.total_return, 2)} after costs in {duration(w.years)}"
     money = (
-        f"Costs took {percent(-w.costs_frac, 2)} of the capital; buying and holding everything "
+        f"Costs took {100.0 * w.costs_frac:.2f} % of the capital; buying and holding everything "
         f"returned {percent(hold.total_return, 2)}. The largest drawdown was "
         f"{100.0 * w.max_drawdown:.2f} %, the Sharpe ratio {number(w.sharpe)}."
     )
     if deflated.probability is None:
         luck = "Whether that is luck cannot be told: the equity did not move."
     else:
-        runs = "1 run was" if deflated.trials == 1 else f"{deflated.trials} runs were"
+        runs = "the only run" if deflated.trials == 1 else f"one of {deflated.trials} runs"
         luck = (
             f"That there is more to it than luck has a probability of {deflated.probability:.3f} "
-            f"(deflated Sharpe ratio; {runs} tried beside this report)."
+            f"(deflated Sharpe ratio; {runs} that runs.jsonl knows)."
         )
     return head, money, luck, _skill_words(r)
 
@@ -185,11 +185,13 @@ def _luck_words(r: Report) -> str:
     )
     if deflated.probability is None or deflated.alone is None:
         return words
-    return (
-        f"{words} Probability of a Sharpe ratio above 0: {deflated.alone:.3f} for this run alone; "
-        f"above what the best of {deflated.trials} runs shows by luck: {deflated.probability:.3f} "
-        "(Bailey and López de Prado 2014)."
-    )
+    words += f" The Sharpe ratio is above 0 with a probability of {deflated.alone:.3f}"
+    if deflated.trials > 1:
+        words += (
+            f", and above what the best of {deflated.trials} runs without skill would show, with "
+            f"one of {deflated.probability:.3f}"
+        )
+    return f"{words} (Bailey and López de Prado 2014)."
 
 
 _SCORE_HEAD = [

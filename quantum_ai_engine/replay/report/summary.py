@@ -16,13 +16,12 @@ Z = 2.0
 
 
 class About(msgspec.Struct, frozen=True):
-    """What was replayed, and by what; `config` are the settings of costs and account."""
+    """What was replayed, and by what: `data` is the name of the record, `trained_to_ms` by agent."""
 
     engine: str
     config_hash: str
     data: str
     symbols: tuple[str, ...]
-    interval: str
     agents: tuple[str, ...]
     trained_to_ms: dict[str, int] = {}
 
@@ -33,6 +32,7 @@ class Span(msgspec.Struct, frozen=True):
     Money is counted from `money_from_ms` on, the step after the first signal.
     """
 
+    interval: str
     first_ms: int
     last_ms: int
     steps: int
