@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -16,12 +15,12 @@ from quantum_ai_engine.cli.common import CommandError, UsageError, console, say
 from quantum_ai_engine.config import Loaded, Settings, bundle_dir
 from quantum_ai_engine.daemon.build import build_id, version
 from quantum_ai_engine.engine import Engine, Identity
-from quantum_ai_engine.events import Bar, Refused
+from quantum_ai_engine.events import Bar
 from quantum_ai_engine.features.sessions import Calendars
-from quantum_ai_engine.market.stream import stream_bars
 from quantum_ai_engine.replay.cheat import cheat, shuffle, tradable
 from quantum_ai_engine.replay.honesty import Finding, lookahead, warmup
 from quantum_ai_engine.replay.inline import Inline
+from quantum_ai_engine.replay.source import Source
 
 BARS = 6_000  # the newest of a file that a check takes: each is replayed several times
 FEWEST_BARS = 50
@@ -134,24 +133,16 @@ def parse(parameters: Sequence[str]) -> dict[str, float]:
     return given
 
 
-def newest_of(
-    path: Path, symbols: Sequence[str], interval: str | None
-) -> Callable[[int], list[Bar]]:
-    """Reads the newest bars of a file, of these symbols or of all, in bounded memory."""
+def newest_of(source: Source) -> Callable[[int], list[Bar]]:
+    """Reads the newest bars of a record, in bounded memory. Raises `CommandError`."""
 
     def read(count: int) -> list[Bar]:
         kept = deque[Bar](maxlen=count)
-        named = symbols[0] if len(symbols) == 1 else None
-        for part in stream_bars(path, symbol=named, interval=interval):
-            table = part.only(s for s in symbols if s in part.symbols) if symbols else part
-            for i in range(len(table)):
-                try:
-                    kept.append(table.bar(i))
-                except Refused:
-                    continue
+        for part in source.parts():
+            kept.extend(bar for bar in part.bars() if isinstance(bar, Bar))
         if len(kept) < FEWEST_BARS:
-            raise CommandError(f"{path} has {len(kept)} bars; a check needs {FEWEST_BARS}")
-        return list(kept)
+            raise CommandError(f"{source.name} has {len(kept)} bars; a check needs {FEWEST_BARS}")
+        return sorted(kept, key=lambda bar: bar.open_time)
 
     return read
 

@@ -15,6 +15,8 @@ from rich.console import Console
 from quantum_ai_engine.agents.bundle import bundle_paths, read_bundle
 from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.agents.pool import worker_count
+from quantum_ai_engine.cli.certify import Certified, run_certify
+from quantum_ai_engine.cli.checks import CHECKS, PARAMETERS, newest_of, run_checks
 from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
@@ -40,6 +42,7 @@ from quantum_ai_engine.replay.source import FileSource, Source, Spool, SpoolSour
 from quantum_ai_engine.replay.words import percent
 from quantum_ai_engine.report.chart import missing_library
 
+FAILED = 1
 STREAM, BARS = "stream", "bars.parquet"
 READ_AT_ONCE = 1_000
 
@@ -63,6 +66,25 @@ def replay(
         str | None, typer.Option(help="Interval, when the file names none.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory to write.")] = Path("replay-report"),
+    check: Annotated[
+        list[str] | None, typer.Option(help=f"Instead, one of {', '.join(CHECKS)}; repeatable.")
+    ] = None,
+    parameters: Annotated[
+        list[str] | None, typer.Argument(help=f"Of --check, as p=0.6: {', '.join(PARAMETERS)}.")
+    ] = None,
+    certify: Annotated[
+        str | None,
+        typer.Option(help="Instead, compare with these signals: `stream`, .jsonl or .parquet."),
+    ] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="For --certify: the live engine's rows, of `qae features`.")
+    ] = None,
+    partition: Annotated[
+        int | None, typer.Option(help="For --certify: which of several in Redis.", min=0)
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="For --certify: though bundles, settings, build differ.")
+    ] = False,
     config: ConfigOption = None,
     assignments: SetOption = None,
 ) -> None:
@@ -70,14 +92,26 @@ def replay(
 
     A run that was interrupted goes on where it was when it is given again.
     """
-    if (missing := missing_library()) is not None:
+    chosen = [name.strip() for name in (symbols or "").split(",") if name.strip()]
+    if certify is not None:
+        symbol = chosen[0] if len(chosen) == 1 else None
+        what = Certified(certify, data, rows, partition, symbol, interval, force)
+        if not run_certify(load_settings(config, assignments), bundles, what, out):
+            raise typer.Exit(FAILED)
+        return
+    if parameters and not check:
+        raise UsageError(f"{parameters[0]}: only --check has parameters")
+    if not check and (missing := missing_library()) is not None:
         raise CommandError(f"the report needs {missing}: pip install 'quantum-ai-engine[report]'")
     given = [*(assignments or []), *([f"agents.bundles={bundles}"] if bundles else [])]
     loaded = load_settings(config, given)
     wanted = _wanted(start, end, blocks, block_size)
     _make(out)
-    chosen = [name.strip() for name in (symbols or "").split(",") if name.strip()]
     source, path = _source(data, chosen, interval, loaded.settings, out)
+    if check:
+        if not run_checks(check, parameters or [], loaded, newest_of(source)):
+            raise typer.Exit(FAILED)
+        return
     engine = replay_of(loaded)
     selection = select(source, wanted, loaded.settings.sessions.by_symbol(), engine.warm_up)
     for note in selection.notes:
