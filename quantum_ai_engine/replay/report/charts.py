@@ -68,7 +68,7 @@ def of_audit(r: Report) -> Iterator[Chart]:
         )
         yield Chart("Rolling skill", says, skill(r.rolling))
     if r.rolling.trust_ms:
-        says = "Whose forecast counted for how much; the base rate's share is what nobody earned."
+        says = "Whose forecast counted for how much in the ensemble's, in the mean of each stretch."
         yield Chart("Trust", says, trust(r.rolling))
     if r.passage.signals:
         ends = [(plain(name), count) for name, count in r.passage.stopped.items()]
@@ -226,10 +226,7 @@ def _trust(rolling: Rolling, axes: "Axes", theme: Theme) -> None:
     times = _times(rolling.trust_ms)
     names = list(rolling.trust)
     shares = np.array([rolling.trust[name] for name in names])
-    colours = [
-        theme.faint if name == "base rate" else to_rgba(theme.first, 0.9 - 0.65 * i / len(names))
-        for i, name in enumerate(names)
-    ]
+    colours = [to_rgba(theme.first, 0.9 - 0.65 * i / len(names)) for i in range(len(names))]
     parts = axes.stackplot(times, shares, labels=names, colors=colours, lw=0.6, ec=theme.paper)
     for part, hatch in zip(parts, ("", "///", "...", "\\\\\\", "xxx", "|||") * 9, strict=False):
         part.set_hatch(hatch)
@@ -247,9 +244,8 @@ def _months(found: Sequence[Month], axes: "Axes", theme: Theme) -> None:
         if one.year in years:
             grid[years.index(one.year), one.month - 1] = 100.0 * one.total_return
     most = max(float(np.nanmax(np.abs(grid))), 0.1)
-    colours = LinearSegmentedColormap.from_list(
-        "", [_mixed(theme.second, theme), theme.paper, _mixed(theme.first, theme)]
-    )
+    ends = [_mixed(theme.second, theme), theme.paper, _mixed(theme.first, theme)]
+    colours = LinearSegmentedColormap.from_list("", ends)
     axes.imshow(np.ma.masked_invalid(grid), cmap=colours, vmin=-most, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
@@ -263,8 +259,9 @@ def _months(found: Sequence[Month], axes: "Axes", theme: Theme) -> None:
 
 def _tape(taped: Taped, axes: "Axes", theme: Theme) -> None:
     at, opens, highs, lows, closes = np.array(taped.bars).T
-    times = _times(at.astype(np.int64))
-    width = (times[1] - times[0]) * 0.7 if len(times) > 1 else np.timedelta64(1, "s")
+    times = _days(at)
+    width = 0.7 * float(np.diff(times).min()) if len(times) > 1 else 1e-4
+    axes.xaxis_date()
     rose = closes >= opens
     axes.vlines(times, lows, highs, color=theme.ink, lw=0.5, alpha=0.7)
     axes.bar(
@@ -279,7 +276,7 @@ def _tape(taped: Taped, axes: "Axes", theme: Theme) -> None:
     for side, mark, colour in ((1.0, "^", theme.first), (-1.0, "v", theme.second)):
         own = [fill for fill in taped.fills if fill[2] * side > 0.0]
         axes.scatter(
-            _times([fill[0] for fill in own]),
+            _days([fill[0] for fill in own]),
             np.array([fill[1] for fill in own]),
             s=[8.0 + 60.0 * abs(fill[2]) / most for fill in own],
             marker=mark, color=colour, edgecolors=theme.paper, linewidths=0.5, zorder=3,
@@ -308,12 +305,13 @@ def _gates(counts: Sequence[tuple[str, int]], axes: "Axes", theme: Theme) -> Non
     axes.set_xlabel("share of all signals, %")
 
 
-def _mixed(colour: str, theme: Theme) -> tuple[float, ...]:
+def _mixed(colour: str, theme: Theme) -> str:
     """Half of a colour on the paper: what is written on it can still be read."""
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_hex, to_rgb
 
     pairs = zip(to_rgb(colour), to_rgb(theme.paper), strict=True)
-    return tuple(0.55 * own + 0.45 * paper for own, paper in pairs)
+    red, green, blue = (0.55 * own + 0.45 * paper for own, paper in pairs)
+    return to_hex((red, green, blue))
 
 
 def _beside(axes: "Axes", theme: Theme, side: str, size: str) -> "Axes":
@@ -328,6 +326,11 @@ def _beside(axes: "Axes", theme: Theme, side: str, size: str) -> "Axes":
 
 def _times(at_ms: Any) -> NDArray[np.datetime64]:
     return np.asarray(at_ms, dtype=np.int64).astype("datetime64[ms]")
+
+
+def _days(at_ms: Any) -> Vector:
+    """Moments as matplotlib counts them: widths are then numbers, too."""
+    return np.asarray(at_ms, dtype=np.float64) / 86_400_000.0
 
 
 def _dates(axes: "Axes", theme: Theme) -> None:
