@@ -144,8 +144,8 @@ def _table(kind: str, caption: str, head: str, rows: Rows) -> str:
         for name, *cells in rows
     )
     return (
-        f'<div class="scroll" tabindex="0"><table class="{kind}">{said}{head}\n<tbody>\n{body}\n</tbody>'
-        "</table></div>"
+        '<div class="scroll" tabindex="0">'
+        f'<table class="{kind}">{said}{head}\n<tbody>\n{body}\n</tbody></table></div>'
     )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LINES = ("-", "--", "-.", ":")
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 MOST_YEARS = 25
+EXPOSURE_POINTS = 150  # more would be a block of ink
 
 Vector = NDArray[np.float64]
 
@@ -123,7 +124,7 @@ def gates(counts: Sequence[tuple[str, int]]) -> Draw:
 
 def _equity(curve: Curve, capital: float, axes: "Axes", theme: Theme) -> None:
     times = _times(curve.first_ms)
-    below = _beside(axes, theme, "bottom", "32%")
+    below = _below(axes, theme)
     axes.axhline(1.0, color=theme.ink, ls=":", lw=1)
     axes.plot(
         times,
@@ -137,20 +138,22 @@ def _equity(curve: Curve, capital: float, axes: "Axes", theme: Theme) -> None:
         times, np.array(curve.equity) / capital, color=theme.first, lw=1.6, label="the account"
     )
     axes.set(ylabel="multiple of the capital")
-    axes.tick_params(labelbottom=False)
     depth = -100.0 * np.array(curve.drawdown)
     below.fill_between(times, depth, 0.0, color=theme.second, alpha=0.35, lw=0)
     below.plot(times, depth, color=theme.second, lw=0.9)
     below.set(ylabel="drawdown, %")
-    below.set_xlim(axes.get_xlim())
     _dates(below, theme)
 
 
 def _exposure(curve: Curve, axes: "Axes", theme: Theme) -> None:
-    times = _times(curve.first_ms)
+    each = -(-len(curve.gross) // EXPOSURE_POINTS)
+    starts = np.arange(0, len(curve.gross), each)
+    times = _times(np.array(curve.first_ms)[starts])
+    sizes = np.diff(np.append(starts, len(curve.gross)))
+    gross, net = (np.add.reduceat(row, starts) / sizes for row in (curve.gross, curve.net))
     axes.axhline(0.0, color=theme.ink, ls=":", lw=1)
-    axes.fill_between(times, curve.gross, 0.0, color=theme.first, alpha=0.22, lw=0, label="gross")
-    axes.plot(times, curve.net, color=theme.second, lw=1.1, label="net")
+    axes.fill_between(times, gross, 0.0, color=theme.first, alpha=0.3, lw=0, label="gross")
+    axes.plot(times, net, color=theme.second, lw=1.1, label="net")
     axes.set(ylabel="exposure, × equity")
     _roof(axes)
     _dates(axes, theme)
@@ -314,14 +317,16 @@ def _mixed(colour: str, theme: Theme) -> str:
     return to_hex((red, green, blue))
 
 
-def _beside(axes: "Axes", theme: Theme, side: str, size: str) -> "Axes":
-    """A second part of the picture, over the same times."""
-    from mpl_toolkits.axes_grid1 import make_axes_locatable
-
-    divider: Any = make_axes_locatable(axes)
-    other: Axes = divider.append_axes(side, size=size, pad=0.12)
-    style(other, theme)
-    return other
+def _below(axes: "Axes", theme: Theme) -> "Axes":
+    """A second part of the picture below the first, over the same times."""
+    place = axes.get_subplotspec()
+    assert place is not None
+    grid = place.subgridspec(2, 1, height_ratios=(2.6, 1.0))
+    axes.set_subplotspec(grid[0])
+    below = axes.figure.add_subplot(grid[1], sharex=axes)
+    axes.tick_params(labelbottom=False)
+    style(below, theme)
+    return below
 
 
 def _times(at_ms: Any) -> NDArray[np.datetime64]:
