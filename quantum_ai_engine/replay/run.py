@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -110,8 +111,10 @@ class Replay:
         bound_loaded()
         ahead: _Ahead | None = None
         rows = settled = after
+        undisturbed = contextlib.ExitStack()
         try:
             await self._pool.start()
+            undisturbed.enter_context(_rare_collections())
             for batch in self._batches(history, after):
                 rows += sum(one.rows for one in batch.slices)
                 is_settled = rows - settled >= SETTLED_ROWS
@@ -133,6 +136,7 @@ class Replay:
             if ahead is not None:
                 ahead.answers.cancel()
             self._pool.close()
+            undisturbed.close()
 
     async def _begun(self, batch: Batch, rows: int) -> _Ahead:
         """The agents have been asked, and are at work."""
@@ -202,6 +206,20 @@ class Replay:
             in_order &= bar.open_time > self._newest.get(key, -1)
             self._newest[key] = max(bar.open_time, self._newest.get(key, -1))
         return in_order
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for cyclic garbage a hundred times as rarely: steps make none, and many objects."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(before[0] * 100, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _warm_up(sets: Sequence[FeatureSet], settings: Settings) -> WarmUp:
