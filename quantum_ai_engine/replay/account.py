@@ -86,7 +86,10 @@ class Line:
 
     def mark(self, price: float) -> float:
         """Take a price; what was gained since the last one."""
-        pnl = self.units * (price - self.price) if self.units else 0.0
+        if not self.units:
+            self.price = price
+            return 0.0
+        pnl = self.units * (price - self.price)
         self.price = price
         self.pnl += pnl
         self.trade_pnl += pnl
@@ -120,6 +123,9 @@ class _Wish(NamedTuple):
     place: int
     target: float
     units: float
+
+
+_Due = tuple[Bar, int, Line]  # a bar that is newer than all before it, and whose it is
 
 
 class Account:
@@ -158,9 +164,16 @@ class Account:
 
     def take(self, step: Step) -> None:
         """Fill what was told before, at these bars' opens; mark at their closes; then listen."""
-        bars = [bar for bar in step.bars if self._is_next(bar)]
-        self.late += len(step.bars) - len(bars)
-        self._mark = self._move(step.open_time_ms, bars) if bars else None
+        due = list[_Due]()
+        for bar in step.bars:
+            place = self._place(bar.symbol, bar.interval)
+            line = self.lines[place]
+            # The past cannot be traded.
+            if bar.open_time > line.newest_ms and bar.open_time >= self._at_ms:
+                line.newest_ms = bar.open_time
+                due.append((bar, place, line))
+        self.late += len(step.bars) - len(due)
+        self._mark = self._move(step.open_time_ms, due) if due else None
         for signal in step.told.signals:
             self._note(signal)
 
@@ -181,14 +194,6 @@ class Account:
                 f"{self._equity}; this is a defect, please report it"
             )
 
-    def _is_next(self, bar: Bar) -> bool:
-        """Whether a bar is newer than all before it of its series; the past cannot be traded."""
-        line = self.lines[self._place(bar.symbol, bar.interval)]
-        is_next = bar.open_time > line.newest_ms and bar.open_time >= self._at_ms
-        if is_next:
-            line.newest_ms = bar.open_time
-        return is_next
-
     def _place(self, instrument: str, interval: str) -> int:
         place = self._places.get((instrument, interval))
         if place is None:
@@ -207,18 +212,15 @@ class Account:
             if line.order is None or line.order.close_time <= signal.close_time:
                 line.order = Order(signal.close_time, one.target, one.target, signal.valid_until)
 
-    def _move(self, at_ms: int, bars: Sequence[Bar]) -> Mark:
+    def _move(self, at_ms: int, due: Sequence[_Due]) -> Mark:
         before, moves = self._equity, list[Move]()
         borrow = self._charge(at_ms)
-        lines = [
-            (place := self._place(bar.symbol, bar.interval), self.lines[place]) for bar in bars
-        ]
-        for bar, (place, line) in zip(bars, lines, strict=True):
+        for bar, place, line in due:
             if pnl := line.mark(bar.open):
                 moves.append(Move(place, line.trade, pnl))
         self._value(at_ms)
-        fills = tuple(self._trade(bars, lines))
-        for bar, (place, line) in zip(bars, lines, strict=True):
+        fills = tuple(self._trade(due))
+        for bar, place, line in due:
             if pnl := line.mark(bar.close):
                 moves.append(Move(place, line.trade, pnl))
         gross, net = self._value(at_ms)
@@ -265,17 +267,19 @@ class Account:
         self.written_off -= self._equity
         self._cash = self._equity = 0.0
 
-    def _trade(self, bars: Sequence[Bar], lines: Sequence[tuple[int, Line]]) -> Iterator[Fill]:
+    def _trade(self, due: Sequence[_Due]) -> Iterator[Fill]:
         """Fill what is due at these opens; after ruin nothing is."""
         if self.ruined_ms is not None:
             return
         wishes = []
-        for bar, (place, line) in zip(bars, lines, strict=True):
-            target = self._due(place, line, bar)
+        for bar, place, line in due:
+            target = self._target(place, line, bar)
             if target is not None:
                 units = line.whole(target * self._equity / bar.open)
                 if units != line.units:
                     wishes.append(_Wish(line, place, target, units))
+        if not wishes:
+            return
         gross = sum(abs(line.units) * line.price for line in self._held.values())
         for wish in sorted(wishes, key=_urgency):
             fill = self._fill(wish, self._leverage * self._equity - gross)
@@ -283,7 +287,7 @@ class Account:
                 gross += (abs(wish.line.units) - abs(wish.line.units - fill.units)) * fill.price
                 yield fill
 
-    def _due(self, place: int, line: Line, bar: Bar) -> float | None:
+    def _target(self, place: int, line: Line, bar: Bar) -> float | None:
         """The target to be filled at the open of a bar; None where nothing is to be done."""
         if line.order is not None:
             self._told.take(place, line.order)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.config import RiskSettings
-from quantum_ai_engine.events import INTERVAL_MS, Bar
+from quantum_ai_engine.events import INTERVAL_MS, Bar, Prediction
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.replay.regimes import NAMES, Regimes
 from quantum_ai_engine.replay.step import Step
@@ -97,7 +97,8 @@ class Audited(msgspec.Struct, frozen=True):
 class Audit:
     """Matches each prediction with the bar at its horizon, by (symbol, close time), and scores it.
 
-    The ensemble's forecast is a source like the agents, the last one. Parameters: `voters`, the
+    What is scored is what signals say: each agent's vote, of the quarantined ones too, and the
+    ensemble's forecast, the last of the sources. Parameters: `voters`, the
     agents; `horizon_bars`, theirs; `settings`, the thresholds; `calendars`, of closed hours.
     """
 
@@ -129,14 +130,14 @@ class Audit:
         self._rankings = [Ranking() for _ in range(sources)]
         self._sides = np.zeros((sources, 4))  # long, short, strong, strong and right
         self._rose = np.zeros(2)
-        # Of each source how many and the sum of paired losses; of each voter, then the base
-        # rate, the share of trust.
-        self.stretches = Stretches(STRETCHES, sums=3 * sources)
+        # Of each source how many and the sum of paired losses; of each voter its share of trust.
+        self.stretches = Stretches(STRETCHES, sums=3 * sources - 1)
 
     def take(self, step: Step) -> None:
-        """Take the predictions and the bars of a step."""
-        for record in step.told.records:
-            self._ledger.note(self._at(record.symbol, record.interval), record.prediction)
+        """Take the votes and forecasts that were told of a step, and its bars."""
+        for signal in step.told.signals:
+            told = Prediction(signal.close_time, signal.votes, 0, 0.0, signal.probability)
+            self._ledger.note(self._at(signal.symbol, signal.interval), told)
         for bar in step.bars:
             series = self._at(bar.symbol, bar.interval)
             if bar.open_time <= self._newest_ms[series]:
@@ -217,7 +218,7 @@ class Audit:
         self._rose += (len(kept), rose.sum())
         self._count(p, rose)
         given = ~np.isnan(p)
-        rows = np.column_stack((given, np.where(given, paired, 0.0), settled.weights[kept]))
+        rows = np.column_stack((given, np.where(given, paired, 0.0), settled.weights[kept, :-1]))
         self.stretches.update(slot * length_ms, rows.astype(np.float64))
 
     def _count(self, p: Vector, rose: Vector) -> None:

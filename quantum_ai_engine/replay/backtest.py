@@ -83,7 +83,9 @@ class Backtest:
         at_ms = step.open_time_ms
         self._steps += 1
         self._bars += len(step.bars)
-        self._intervals |= dict.fromkeys(bar.interval for bar in step.bars)
+        for bar in step.bars:
+            if bar.interval not in self._intervals:
+                self._intervals[bar.interval] = None
         self._span_ms = (at_ms if self._span_ms[0] < 0 else self._span_ms[0], at_ms)
         self._blocks.update(at_ms)
         self._audit.take(step)
@@ -148,6 +150,10 @@ class Backtest:
     @property
     def _interval(self) -> str:
         return ", ".join(self._intervals)
+
+    def _span(self) -> Span:
+        counts = self._steps, self._bars, self._money_from_ms
+        return Span(self._interval, self._span_ms[0], self._span_ms[1], *counts)
 
     def _follow(self, mark: Mark, step: Step) -> None:
         if self._money_from_ms is None:

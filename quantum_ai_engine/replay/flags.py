@@ -6,7 +6,7 @@ from quantum_ai_engine.replay.account import Account
 from quantum_ai_engine.replay.audit import Audited
 from quantum_ai_engine.replay.gates import Passage
 from quantum_ai_engine.replay.money import Block, Money
-from quantum_ai_engine.replay.words import day, percent
+from quantum_ai_engine.replay.words import day, duration, percent
 
 ONE_SIDED_FRAC = 0.90
 BLOCK_FRAC = 0.05
@@ -89,8 +89,8 @@ def _of_figures(money: Money) -> Iterator[str]:
         )
     if worth.years < LEAST_YEARS:
         yield (
-            f"The record is {365.0 * worth.years:.0f} days of trading: figures of a year are "
-            "extrapolated from it."
+            f"The record is {duration(worth.years)} of trading: figures of a year are extrapolated "
+            "from it."
         )
     if worth.sharpe > SHARPE_TOO_GOOD:
         yield f"A Sharpe ratio of {worth.sharpe:.1f} is too good to be true: look for a leak."

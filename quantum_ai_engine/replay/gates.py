@@ -76,7 +76,8 @@ class Gates:
     def update(self, told: Round, bars: int) -> None:
         """Take what was told of so many bars."""
         self._bars += bars
-        self._silent.update(told.silent)
+        if told.silent:
+            self._silent.update(told.silent)
         for one in told.unheard:
             self._abstained[one.agent][one.reason.value] += 1
         for signal in told.signals:
@@ -105,9 +106,11 @@ class Gates:
         self._sides[signal.symbol][signal.stance] += 1
         self._states[signal.risk.state] += 1
         self._modes[signal.policy.mode] += 1
-        self._breakers.update(signal.risk.breakers)
+        for breaker in signal.risk.breakers:
+            self._breakers[breaker] += 1
         limits = [reason for reason in signal.risk.reasons if reason in _LIMITS]
-        self._limited.update(limits)
+        for limit in limits:
+            self._limited[limit] += 1
         self._ends[self._end(signal, limits)] += 1
         for one in signal.abstained:
             self._abstained[one.agent][one.reason.value] += 1

@@ -10,7 +10,6 @@ from quantum_ai_engine.events import Abstention, Bar, Change, Signal
 from quantum_ai_engine.replay.signals import SignalFile, join, signals_in
 from quantum_ai_engine.replay.split import round_of
 from quantum_ai_engine.replay.step import Step
-from quantum_ai_engine.state.record import Record
 
 KEPT_VERSION = 1
 _STATE = "state.msgpack"
@@ -50,10 +49,7 @@ class Saved(msgspec.Struct, frozen=True):
 
 
 class _Told(msgspec.Struct, frozen=True, array_like=True):
-    """A step, but for its signals, of which it has the next so many.
-
-    Records tell what each agent predicted, also of bars without a signal.
-    """
+    """A step, but for its signals, of which it has the next so many."""
 
     bars: tuple[Bar, ...]
     signals: int
@@ -61,7 +57,6 @@ class _Told(msgspec.Struct, frozen=True, array_like=True):
     counts: tuple[int, int, int, int, int]
     silent: dict[str, int]
     unheard: tuple[Abstention, ...]
-    records: tuple[Record, ...]
 
 
 class Kept:
@@ -165,7 +160,6 @@ def _told(step: Step) -> _Told:
         counts,
         dict(told.silent),
         tuple(told.unheard),
-        tuple(told.records),
     )
 
 
@@ -175,5 +169,4 @@ def _step(one: _Told, signals: list[Signal]) -> Step:
     told.late, told.revised, told.gaps, told.filled, told.again = one.counts
     told.silent.update(one.silent)
     told.unheard += one.unheard
-    told.records += one.records
     return Step(one.bars, told)

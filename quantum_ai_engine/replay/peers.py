@@ -13,6 +13,7 @@ from quantum_ai_engine.replay.streams import Moments
 
 _STEPS_AT_ONCE = 1_024
 _MOVES_AT_ONCE = 8_192
+_TOSSED_AT_ONCE = 256
 
 Vector = NDArray[np.float64]
 
@@ -127,6 +128,7 @@ class RandomSigns:
     def __init__(self, draws: int, seed: int) -> None:
         self._draws = draws
         self._random = np.random.default_rng(seed)
+        self._coins, self._tossed = np.zeros((0, draws), np.int8), 0
         self._signs: dict[int, tuple[int, NDArray[np.int8]]] = {}  # by place: trade, signs
         self._trades = self._steps = 0
         self._logs, self._sum, self._squares = np.zeros((3, draws))
@@ -168,10 +170,18 @@ class RandomSigns:
     def _signs_of(self, move: Move) -> NDArray[np.int8]:
         known = self._signs.get(move.place)
         if known is None or known[0] != move.trade:
-            signs = (2 * self._random.integers(0, 2, self._draws) - 1).astype(np.int8)
-            known = self._signs[move.place] = move.trade, signs
+            known = self._signs[move.place] = move.trade, self._toss()
             self._trades += 1
         return known[1]
+
+    def _toss(self) -> NDArray[np.int8]:
+        """A side of one trade for each account; many are tossed at once."""
+        if self._tossed == len(self._coins):
+            coins = self._random.integers(0, 2, (_TOSSED_AT_ONCE, self._draws), dtype=np.int8)
+            self._coins, self._tossed = 2 * coins - 1, 0
+        toss: NDArray[np.int8] = self._coins[self._tossed]
+        self._tossed += 1
+        return toss
 
     def _flush(self) -> None:
         if not self._paid:

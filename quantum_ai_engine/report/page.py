@@ -49,7 +49,7 @@ thead th { color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 600; }
 .facts td { overflow-wrap: anywhere; }
 .numbers td { text-align: right; }
-.numbers thead th + th { text-align: right; }
+.numbers thead th:not(:first-child) { text-align: right; }
 @media screen and (max-width: 820px) { figure { width: 100%; } }
 @media screen and (max-width: 560px) { main { padding: 1rem .7rem 2rem; }
   table { font-size: .82rem; } th, td, caption { padding: .35rem .4rem; } }
@@ -124,7 +124,9 @@ def figures(charts: Iterable[Chart]) -> str:
 
 def table(head: Sequence[str], rows: Rows, caption: str = "") -> str:
     """Figures by name: the first cell of a row is its name, the others are numbers."""
-    shown = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    shown = "".join(
+        f'<th scope="col">{escape(cell)}</th>' if cell else "<td></td>" for cell in head
+    )
     return _table("numbers", caption, f"<thead><tr>{shown}</tr></thead>", rows)
 
 
@@ -142,8 +144,8 @@ def _table(kind: str, caption: str, head: str, rows: Rows) -> str:
         for name, *cells in rows
     )
     return (
-        f'<div class="scroll"><table class="{kind}">{said}{head}\n<tbody>\n{body}\n</tbody>'
-        "</table></div>"
+        '<div class="scroll" tabindex="0">'
+        f'<table class="{kind}">{said}{head}\n<tbody>\n{body}\n</tbody></table></div>'
     )
 
 

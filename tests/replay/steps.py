@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from quantum_ai_engine.engine import Round
-from quantum_ai_engine.events import Bar, Policy, Prediction, Signal, Stance, Vote
+from quantum_ai_engine.events import Bar, Policy, Signal, Stance, Vote
 from quantum_ai_engine.replay.step import Step
-from quantum_ai_engine.state.record import Record
 
 from ..following import signal
 
@@ -33,14 +32,13 @@ def told(minute: int, target: float, symbol: str = AAA, **more: Any) -> Signal:
     return signal(symbol, minute + 1, target=target, **(fields | more))
 
 
-def record(minute: int, p: float | None, *votes: tuple[str, float], symbol: str = AAA) -> Record:
-    """What was predicted of the bar that opens at a minute; votes are agents' probabilities."""
-    all_votes = tuple(Vote(name, name, own, 1.0 / len(votes)) for name, own in votes)
-    return Record(symbol, "1m", Prediction((minute + 1) * MINUTE, all_votes, 0, 0.0, p), None)
+def said(minute: int, p: float, *votes: tuple[str, float], symbol: str = AAA) -> Signal:
+    """A flat signal of the bar that opens at a minute: its forecast, and votes of agents."""
+    given = votes or (("another", p),)
+    all_votes = tuple(Vote(name, name, own, 1.0 / len(given)) for name, own in given)
+    return told(minute, 0.0, symbol, probability=p, votes=all_votes)
 
 
-def step(
-    bars: Sequence[Bar] | Bar, signals: Sequence[Signal] = (), records: Sequence[Record] = ()
-) -> Step:
+def step(bars: Sequence[Bar] | Bar, signals: Sequence[Signal] = ()) -> Step:
     bars = (bars,) if isinstance(bars, Bar) else tuple(bars)
-    return Step(bars, Round(signals=list(signals), records=list(records)))
+    return Step(bars, Round(signals=list(signals)))

@@ -18,7 +18,7 @@ from quantum_ai_engine.replay.regimes import Regimes
 from quantum_ai_engine.replay.step import Step
 from quantum_ai_engine.training.scores import auc, newey_west
 
-from .steps import MINUTE, bar, record, step, told
+from .steps import MINUTE, bar, said, step, told
 
 HORIZON = 3
 VOTERS = (Voter("gru", "gru", 0.4), Voter("sigor", "sigor", 0.5))
@@ -37,7 +37,7 @@ def walk(n: int, seed: int = 1) -> tuple[list[Step], Any, Any]:
     closes = 100.0 * np.exp(np.cumsum(random.normal(0.0, 0.01, n)))
     p = random.uniform(0.1, 0.9, n)
     steps = [
-        step(bar(k, 100.0, float(closes[k])), [], [record(k, float(p[k]), ("gru", float(p[k])))])
+        step(bar(k, 100.0, float(closes[k])), [said(k, float(p[k]), ("gru", float(p[k])))])
         for k in range(n)
     ]
     return steps, p, closes
@@ -81,7 +81,7 @@ def test_scores_are_those_of_the_whole_series() -> None:
 def test_an_outcome_is_the_bar_at_the_horizon_and_never_the_next_in_line() -> None:
     """L53, L33: where that bar is missing the prediction is void, and counted as that."""
     bars = [0, 1, 2, 4, 5, 6, 9]
-    found = audited([step(bar(k, 100.0, 100.0 + k), [], [record(k, 0.9)]) for k in bars])
+    found = audited([step(bar(k, 100.0, 100.0 + k), [said(k, 0.9)]) for k in bars])
     # 1 → 4, 2 → 5, 6 → 9 have outcomes; of 0 and 4 the bars 3 and 7 are missing, 8 of 5.
     assert found.settled == 3
     assert found.void == {"missing": 3}
@@ -90,14 +90,14 @@ def test_an_outcome_is_the_bar_at_the_horizon_and_never_the_next_in_line() -> No
 
 def test_a_bar_that_did_not_move_and_closed_hours_are_void() -> None:
     """L21: unlabelled is never class 0; after the close of the market nothing is missing."""
-    still = audited([step(bar(k), [], [record(k, 0.9)]) for k in range(10)])
+    still = audited([step(bar(k), [said(k, 0.9)]) for k in range(10)])
     assert (still.settled, still.void) == (0, {"unmoved": 7})
     assert still.sources == ()
     assert still.rose_frac is None
     venue = Venue("UTC", "09:30", "16:00")
     day = 24 * 60
     minutes = [*range(955, 960), *range(day + 570, day + 575)]
-    steps = [step(bar(k, 100.0, 100.0 + k / 100), [], [record(k, 0.9)]) for k in minutes]
+    steps = [step(bar(k, 100.0, 100.0 + k / 100), [said(k, 0.9)]) for k in minutes]
     closed = audited(steps, Calendars({"AAA": venue}))
     assert closed.void == {"session": 3}
 
@@ -107,8 +107,7 @@ def test_symbols_are_never_mixed() -> None:
     steps = [
         step(
             [bar(k, 100.0, 100.0 + k, "AAA"), bar(k, 100.0, 100.0 - k / 10, "BBB")],
-            [],
-            [record(k, 0.9, symbol="AAA"), record(k, 0.1, symbol="BBB")],
+            [said(k, 0.9, symbol="AAA"), said(k, 0.1, symbol="BBB")],
         )
         for k in range(50)
     ]
@@ -119,7 +118,7 @@ def test_symbols_are_never_mixed() -> None:
 
 
 def test_a_forecast_made_anew_takes_the_place_of_the_first() -> None:
-    steps = [step(bar(k, 100.0, 100.0 + k), [], [record(k, 0.1), record(k, 0.9)]) for k in range(9)]
+    steps = [step(bar(k, 100.0, 100.0 + k), [said(k, 0.1), said(k, 0.9)]) for k in range(9)]
     assert audited(steps).sources[-1].brier == pytest.approx(0.01)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LINES = ("-", "--", "-.", ":")
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 MOST_YEARS = 25
+EXPOSURE_POINTS = 150  # more would be a block of ink
 
 Vector = NDArray[np.float64]
 
@@ -68,7 +69,7 @@ def of_audit(r: Report) -> Iterator[Chart]:
         )
         yield Chart("Rolling skill", says, skill(r.rolling))
     if r.rolling.trust_ms:
-        says = "Whose forecast counted for how much; the base rate's share is what nobody earned."
+        says = "Whose forecast counted for how much in the ensemble's, in the mean of each stretch."
         yield Chart("Trust", says, trust(r.rolling))
     if r.passage.signals:
         ends = [(plain(name), count) for name, count in r.passage.stopped.items()]
@@ -123,7 +124,7 @@ def gates(counts: Sequence[tuple[str, int]]) -> Draw:
 
 def _equity(curve: Curve, capital: float, axes: "Axes", theme: Theme) -> None:
     times = _times(curve.first_ms)
-    below = _beside(axes, theme, "bottom", "32%")
+    below = _below(axes, theme)
     axes.axhline(1.0, color=theme.ink, ls=":", lw=1)
     axes.plot(
         times,
@@ -137,20 +138,22 @@ def _equity(curve: Curve, capital: float, axes: "Axes", theme: Theme) -> None:
         times, np.array(curve.equity) / capital, color=theme.first, lw=1.6, label="the account"
     )
     axes.set(ylabel="multiple of the capital")
-    axes.tick_params(labelbottom=False)
     depth = -100.0 * np.array(curve.drawdown)
     below.fill_between(times, depth, 0.0, color=theme.second, alpha=0.35, lw=0)
     below.plot(times, depth, color=theme.second, lw=0.9)
     below.set(ylabel="drawdown, %")
-    below.set_xlim(axes.get_xlim())
     _dates(below, theme)
 
 
 def _exposure(curve: Curve, axes: "Axes", theme: Theme) -> None:
-    times = _times(curve.first_ms)
+    each = -(-len(curve.gross) // EXPOSURE_POINTS)
+    starts = np.arange(0, len(curve.gross), each)
+    times = _times(np.array(curve.first_ms)[starts])
+    sizes = np.diff(np.append(starts, len(curve.gross)))
+    gross, net = (np.add.reduceat(row, starts) / sizes for row in (curve.gross, curve.net))
     axes.axhline(0.0, color=theme.ink, ls=":", lw=1)
-    axes.fill_between(times, curve.gross, 0.0, color=theme.first, alpha=0.22, lw=0, label="gross")
-    axes.plot(times, curve.net, color=theme.second, lw=1.1, label="net")
+    axes.fill_between(times, gross, 0.0, color=theme.first, alpha=0.3, lw=0, label="gross")
+    axes.plot(times, net, color=theme.second, lw=1.1, label="net")
     axes.set(ylabel="exposure, × equity")
     _roof(axes)
     _dates(axes, theme)
@@ -226,10 +229,7 @@ def _trust(rolling: Rolling, axes: "Axes", theme: Theme) -> None:
     times = _times(rolling.trust_ms)
     names = list(rolling.trust)
     shares = np.array([rolling.trust[name] for name in names])
-    colours = [
-        theme.faint if name == "base rate" else to_rgba(theme.first, 0.9 - 0.65 * i / len(names))
-        for i, name in enumerate(names)
-    ]
+    colours = [to_rgba(theme.first, 0.9 - 0.65 * i / len(names)) for i in range(len(names))]
     parts = axes.stackplot(times, shares, labels=names, colors=colours, lw=0.6, ec=theme.paper)
     for part, hatch in zip(parts, ("", "///", "...", "\\\\\\", "xxx", "|||") * 9, strict=False):
         part.set_hatch(hatch)
@@ -247,9 +247,8 @@ def _months(found: Sequence[Month], axes: "Axes", theme: Theme) -> None:
         if one.year in years:
             grid[years.index(one.year), one.month - 1] = 100.0 * one.total_return
     most = max(float(np.nanmax(np.abs(grid))), 0.1)
-    colours = LinearSegmentedColormap.from_list(
-        "", [_mixed(theme.second, theme), theme.paper, _mixed(theme.first, theme)]
-    )
+    ends = [_mixed(theme.second, theme), theme.paper, _mixed(theme.first, theme)]
+    colours = LinearSegmentedColormap.from_list("", ends)
     axes.imshow(np.ma.masked_invalid(grid), cmap=colours, vmin=-most, vmax=most, aspect="auto")
     for (row, column), value in np.ndenumerate(grid):
         if not np.isnan(value):
@@ -263,8 +262,9 @@ def _months(found: Sequence[Month], axes: "Axes", theme: Theme) -> None:
 
 def _tape(taped: Taped, axes: "Axes", theme: Theme) -> None:
     at, opens, highs, lows, closes = np.array(taped.bars).T
-    times = _times(at.astype(np.int64))
-    width = (times[1] - times[0]) * 0.7 if len(times) > 1 else np.timedelta64(1, "s")
+    times = _days(at)
+    width = 0.7 * float(np.diff(times).min()) if len(times) > 1 else 1e-4
+    axes.xaxis_date()
     rose = closes >= opens
     axes.vlines(times, lows, highs, color=theme.ink, lw=0.5, alpha=0.7)
     axes.bar(
@@ -279,7 +279,7 @@ def _tape(taped: Taped, axes: "Axes", theme: Theme) -> None:
     for side, mark, colour in ((1.0, "^", theme.first), (-1.0, "v", theme.second)):
         own = [fill for fill in taped.fills if fill[2] * side > 0.0]
         axes.scatter(
-            _times([fill[0] for fill in own]),
+            _days([fill[0] for fill in own]),
             np.array([fill[1] for fill in own]),
             s=[8.0 + 60.0 * abs(fill[2]) / most for fill in own],
             marker=mark, color=colour, edgecolors=theme.paper, linewidths=0.5, zorder=3,
@@ -308,26 +308,34 @@ def _gates(counts: Sequence[tuple[str, int]], axes: "Axes", theme: Theme) -> Non
     axes.set_xlabel("share of all signals, %")
 
 
-def _mixed(colour: str, theme: Theme) -> tuple[float, ...]:
+def _mixed(colour: str, theme: Theme) -> str:
     """Half of a colour on the paper: what is written on it can still be read."""
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import to_hex, to_rgb
 
     pairs = zip(to_rgb(colour), to_rgb(theme.paper), strict=True)
-    return tuple(0.55 * own + 0.45 * paper for own, paper in pairs)
+    red, green, blue = (0.55 * own + 0.45 * paper for own, paper in pairs)
+    return to_hex((red, green, blue))
 
 
-def _beside(axes: "Axes", theme: Theme, side: str, size: str) -> "Axes":
-    """A second part of the picture, over the same times."""
-    from mpl_toolkits.axes_grid1 import make_axes_locatable
-
-    divider: Any = make_axes_locatable(axes)
-    other: Axes = divider.append_axes(side, size=size, pad=0.12)
-    style(other, theme)
-    return other
+def _below(axes: "Axes", theme: Theme) -> "Axes":
+    """A second part of the picture below the first, over the same times."""
+    place = axes.get_subplotspec()
+    assert place is not None
+    grid = place.subgridspec(2, 1, height_ratios=(2.6, 1.0))
+    axes.set_subplotspec(grid[0])
+    below = axes.figure.add_subplot(grid[1], sharex=axes)
+    axes.tick_params(labelbottom=False)
+    style(below, theme)
+    return below
 
 
 def _times(at_ms: Any) -> NDArray[np.datetime64]:
     return np.asarray(at_ms, dtype=np.int64).astype("datetime64[ms]")
+
+
+def _days(at_ms: Any) -> Vector:
+    """Moments as matplotlib counts them: widths are then numbers, too."""
+    return np.asarray(at_ms, dtype=np.float64) / 86_400_000.0
 
 
 def _dates(axes: "Axes", theme: Theme) -> None:

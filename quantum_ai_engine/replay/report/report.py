@@ -142,7 +142,7 @@ def _peer_rows(r: Report) -> Iterator[tuple[str, ...]]:
     if chance is not None:
         spread = f"{percent(chance.low, 2)} to {percent(chance.high, 2)}"
         yield "random sides, mean", percent(chance.mean_return, 2), NONE, NONE
-        yield f"random sides, {CONFIDENCE:.0%}", spread, NONE, NONE
+        yield f"random sides, {100.0 * CONFIDENCE:.0f} %", spread, NONE, NONE
 
 
 def _chance(r: Report) -> str:
@@ -179,8 +179,8 @@ def _luck_words(r: Report) -> str:
     if found is None:
         return "Too little was traded for intervals."
     words = (
-        f"Where {CONFIDENCE:.0%} of {found.draws:,} histories lie that are put together of pieces "
-        f"of this one, {found.block_periods:.0f} of {found.periods:,} periods long in the mean "
+        f"Where {100.0 * CONFIDENCE:.0f} % of {found.draws:,} histories lie that are put together of "
+        f"pieces of this one, {found.block_periods:.0f} of {found.periods:,} periods long in the mean "
         "(stationary bootstrap, Politis and Romano 1994)."
     )
     if deflated.probability is None or deflated.alone is None:

@@ -16,7 +16,11 @@ Z = 2.0
 
 
 class About(msgspec.Struct, frozen=True):
-    """What was replayed, and by what: `data` is the name of the record, `trained_to_ms` by agent."""
+    """What was replayed, and by what.
+
+    `data` is the name of the record; `trained_to_ms` is by agent: the last close time of the bars
+    that it knew.
+    """
 
     engine: str
     config_hash: str
@@ -58,8 +62,8 @@ class Curve(msgspec.Struct, frozen=True):
 class Rolling(msgspec.Struct, frozen=True):
     """The ensemble's skill (base rate's Brier score − its own) over windows, ± 2 standard errors.
 
-    `window_outcomes` is how many predictions a window has in the mean. `trust` is by agent, and
-    `base rate`, in the mean of each stretch.
+    `window_outcomes` is how many predictions a window has in the mean. `trust` is by agent, in the
+    mean of each stretch.
     """
 
     at_ms: tuple[int, ...]
@@ -128,7 +132,6 @@ def rolling(audit: Audit, horizon_bars: int, series: int) -> Rolling:
             skill.append(float(mean))
             stderr.append(float(np.sqrt((off**2).sum()) / count))
     shares = values[:, 2 * sources :] / counts[:, np.newaxis]
-    names = (*audit.names[:-1], "base rate")
-    trust = {name: tuple(shares[:, k].tolist()) for k, name in enumerate(names)}
+    trust = {name: tuple(shares[:, k].tolist()) for k, name in enumerate(audit.names[:-1])}
     outcomes = float(n.mean()) * window
     return Rolling(tuple(at), tuple(skill), tuple(stderr), outcomes, tuple(times.tolist()), trust)
