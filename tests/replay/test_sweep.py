@@ -35,9 +35,8 @@ from ..conftest import START_MS
 SPEC = """
 retries = 2
 [[vary]]
-"risk.long_threshold" = [0.51, 0.55]
-"risk.short_threshold" = [0.49, 0.45]
-[[vary]]
+"risk.long_threshold" = [0.51]
+"risk.short_threshold" = [0.49]
 "risk.exit_hysteresis" = [0.0]
 "risk.dead_band" = [0.0]
 [[vary]]
@@ -45,7 +44,7 @@ retries = 2
 [walk_forward]
 train_bars = 1500
 embargo_bars = 5
-test_bars = 200
+test_bars = 150
 roll_bars = 300
 kinds = ["momentum"]
 """
@@ -103,20 +102,21 @@ def quiet(_: str, __: int, ___: int) -> None: ...
 def test_the_table_is_the_same_whoever_made_it(spec: Path, data: Path, tmp_path: Path) -> None:
     """L27: trials on processes, here, and in any order: the same file, byte for byte."""
     made: list[Table] = []
-    for i, executor in enumerate((Shuffled(1), Shuffled(2), Processes(2))):
+    executors = (Shuffled(1), Processes(2))
+    for i, executor in enumerate(executors):
         made.append(run_sweep(sweep_of(spec, data, tmp_path / str(i)), executor, quiet))
         write_table(tmp_path / f"{i}.parquet", made[-1])
-    assert made[0].trials == len(made[0].rows) == 8
-    files = [(tmp_path / f"{i}.parquet").read_bytes() for i in range(3)]
-    assert files[0] == files[1] == files[2]
+    assert made[0].trials == len(made[0].rows) == 4
+    files = [(tmp_path / f"{i}.parquet").read_bytes() for i in range(2)]
+    assert files[0] == files[1]
     rows = parquet.read_table(tmp_path / "0.parquet").to_pylist()
-    assert [row["trial"] for row in rows] == [*range(8)]
+    assert [row["trial"] for row in rows] == [*range(4)]
     assert {row["window"] for row in rows} == {0, 1}
     for row in rows:
         assert row["train_to_ms"] + 5 * 60_000 <= row["test_from_ms"]
         assert row["signals"] > 0
         assert row["skill_p"] <= row["skill_p_bh"] <= row["skill_p_holm"]
-        assert row["trials"] == 8
+        assert row["trials"] == 4
     free, paid = ([r for r in rows if r["replay.fee_bps"] == fee] for fee in (0.0, 4.0))
     assert all(a["total_return"] > b["total_return"] for a, b in zip(free, paid, strict=True))
     page = page_of("sweep", made[0])
@@ -129,7 +129,7 @@ def test_a_trial_that_fails_is_recorded(spec: Path, data: Path, tmp_path: Path) 
     table = run_sweep(sweep_of(spec, data, tmp_path), Shuffled(1, frozenset({3})), quiet)
     assert [row.plan.number for row in table.rows if row.figures is None] == [3]
     assert table.rows[3].error == "ValueError: hopeless"
-    assert table.trials == 7
+    assert table.trials == 3
     assert "1 trials failed" in page_of("sweep", table)
 
 
@@ -142,7 +142,7 @@ def test_a_training_that_fails_takes_its_trials_with_it(
     assert all(row.error.startswith("training: ") for row in table.rows)
     assert verdict(table) == ("No trial came to an end.",)
     write_table(tmp_path / "none.parquet", table)
-    assert parquet.read_table(tmp_path / "none.parquet").num_rows == 8
+    assert parquet.read_table(tmp_path / "none.parquet").num_rows == 4
 
 
 @given(
@@ -167,7 +167,7 @@ def test_windows_never_let_a_test_touch_its_training(
     ("change", "wrong"),
     [
         (("retries = 2", "retrys = 2"), "unknown field `retrys`"),
-        (("[0.49, 0.45]", "[0.49]"), "need equally many values"),
+        (("[0.49]", "[0.49, 0.45]"), "need equally many values"),
         (("kinds =", 'kinds = ["sigor"]\nkinds ='), "cannot read"),
         (("embargo_bars = 5", "embargo_bars = 4"), "below the horizon of 5 bars"),
         (("retries = 2", 'bundles = ["a"]'), "either bundles or walk_forward.kinds"),
@@ -198,7 +198,7 @@ def test_the_command_writes_table_and_page(
 ) -> None:
     """L05: it says what is left after so many tries; nothing else stays behind."""
     out = tmp_path / "made" / "results.parquet"
-    spec.write_text(SPEC.replace("[0.0, 4.0]", "[4.0]").replace("roll_bars = 300\n", ""))
+    spec.write_text(SPEC.replace("[0.0, 4.0]", "[4.0]"))
     command.sweep(spec, data, out, workers=1)
     assert sorted(path.name for path in out.parent.iterdir()) == ["results.html", "results.parquet"]
     assert "trials have a Sharpe ratio beyond luck" in capsys.readouterr().out
