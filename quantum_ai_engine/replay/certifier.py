@@ -24,7 +24,7 @@ from quantum_ai_engine.events import (
 )
 from quantum_ai_engine.features.kernel import KERNEL_VERSION
 from quantum_ai_engine.features.schema import KERNEL_HASH
-from quantum_ai_engine.features.store import LOOKBACK
+from quantum_ai_engine.features.store import DEPTH, LOOKBACK
 from quantum_ai_engine.replay.certificate import Bars, Certificate, Counts, Hasher, sentence
 from quantum_ai_engine.replay.difference import Difference, Rows, difference, parts_of
 from quantum_ai_engine.replay.published import (
@@ -154,6 +154,7 @@ class Certifier:
         self._head: list[str] = []  # … and before the first
         self._reported, self._silent = False, 0
         self._arrivals: Counter[tuple[str, str]] = Counter()
+        self._newest: Counter[tuple[str, str]] = Counter()  # close time, ms
         self._warm = set[Key]()  # published bars that are at hand, with enough bars before them
 
     def _believed(
@@ -195,16 +196,31 @@ class Certifier:
         series = bar.symbol, bar.interval
         key = (*series, bar.close_time)
         self._arrivals[series] += 1
+        self._newest[series] = max(bar.close_time, self._newest[series])
         if key in self._published.first and self._arrivals[series] >= self._again.burn_in_bars:
             self._warm.add(key)
         return key
 
     def _now(self, key: Key) -> Now:
-        """By what a bar is fresh: under a wall clock as its signal says, without one never."""
+        """By what a bar is fresh: under a wall clock as its signal says, without one never.
+
+        A bar that came late may be too old for a signal itself, and a reason for those of later
+        bars, which came before it.
+        """
         if not self._is_wall:
             return Now()
-        signal = self._published.first.get(key)
+        signal = self._published.first.get(key) or self._said_after(key)
         return Now(signal["produced_at"]) if signal is not None else _EXPIRED
+
+    def _said_after(self, late: Key) -> Fields | None:
+        """The next signal of a later bar that is there already; None where none is to come."""
+        symbol, interval, close_time = late
+        closes = range(close_time, self._newest[symbol, interval], INTERVAL_MS[interval])
+        for before in closes[:DEPTH]:
+            for signal in self._published.of_bar.get((symbol, interval, before + closes.step), ()):
+                if signal["id"] not in self._seen:
+                    return signal
+        return None
 
     def _is_reported_before(self, seen: SeenBar) -> bool:
         return bool(self._equity) and seen.order is not None and self._equity[0][0] < seen.order

@@ -34,11 +34,13 @@ class Told(NamedTuple):
 class Published:
     """Signals in the order of their stream, by id; of a repeated one the first.
 
-    `first` maps each bar to the first signal of it. `doubled` counts repeats.
+    `first` maps each bar to the first signal of it, `of_bar` to all: a bar that comes late is
+    reason to say something of later ones again. `doubled` counts repeats.
     """
 
     by_id: dict[str, Fields] = field(default_factory=dict)
     first: dict[Key, Fields] = field(default_factory=dict)
+    of_bar: dict[Key, list[Fields]] = field(default_factory=dict)
     doubled: Counter[str] = field(default_factory=Counter)
 
     @classmethod
@@ -53,6 +55,7 @@ class Published:
                 continue
             made.by_id[name] = signal
             made.first.setdefault(key_of(signal), signal)
+            made.of_bar.setdefault(key_of(signal), []).append(signal)
         return made
 
     def circumstances(self) -> dict[Key, dict[str, Abstained]]:

@@ -67,12 +67,8 @@ def verdict(table: Table) -> tuple[str, ...]:
     best = max(done, key=lambda row: (_sharpe(row), -row.plan.number))
     deflated = "unknown" if best.deflated is None else f"{best.deflated:.3f}"
     lasting = sum(row.deflated is not None and row.deflated > 1.0 - LEVEL for row in done)
-    names = ("skill_holm", "skill_bh")
-    by_holm, by_bh = (
-        sum(p is not None and p < LEVEL for p in (getattr(row, name) for row in done))
-        for name in names
-    )
-    alone = sum((row.figures.skill_p or 1.0) < LEVEL for row in done if row.figures)
+    alone = _below([row.figures.skill_p for row in done if row.figures])
+    by_holm, by_bh = _below([x.skill_holm for x in done]), _below([x.skill_bh for x in done])
     return (
         f"{lasting} of {table.trials} trials have a Sharpe ratio beyond luck",
         f"The best, trial {best.plan.number}, has a Sharpe ratio of {_sharpe(best):.5f} of a bar; "
@@ -81,6 +77,10 @@ def verdict(table: Table) -> tuple[str, ...]:
         f"Skill against the base rate: {alone} trials have p < {LEVEL:g} alone, {by_holm} after "
         f"Holm's correction, {by_bh} by Benjamini and Hochberg.",
     )
+
+
+def _below(p_values: Sequence[float | None]) -> int:
+    return sum(p is not None and p < LEVEL for p in p_values)
 
 
 def _legend() -> str:

@@ -4,21 +4,28 @@ not is found where it is.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from quantum_ai_engine.agents.load import load_agents
 from quantum_ai_engine.cli.certify import CERTIFICATE, STREAM, Certified, certify
 from quantum_ai_engine.cli.common import CommandError
 from quantum_ai_engine.config import Loaded, Settings
 from quantum_ai_engine.daemon.client import Client
-from quantum_ai_engine.events import Bar
+from quantum_ai_engine.engine import Engine, Identity, Now
+from quantum_ai_engine.events import Abstained, Bar
+from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.paper import PaperMarket
 from quantum_ai_engine.market.table import BarTable
 from quantum_ai_engine.replay.certificate import Certificate, Counts
+from quantum_ai_engine.replay.certifier import Again, Certifier, Inputs, Scripted, SeenBar
+from quantum_ai_engine.replay.inline import Inline
+from quantum_ai_engine.replay.published import Published
 from quantum_ai_engine.training.export import train_bundle
 from quantum_ai_engine.training.options import TrainOptions
 
@@ -287,6 +294,62 @@ async def test_under_a_wall_clock_what_was_said_is_compared_and_silence_is_named
     [(reason, count)] = certificate.not_comparable.items()
     assert "wall clock" in reason
     assert count + len(said) == BARS
+
+
+async def test_under_a_wall_clock_late_bars_amend_what_is_still_valid(
+    settings: Settings, client: Client, bars: list[Bar], tmp_path: Path
+) -> None:
+    """L39: a late bar may be too old for a signal itself; those that it amends are compared."""
+    now_ms = time.time_ns() // 1_000_000
+    shift = (now_ms - bars[-1].close_time) // 60_000 * 60_000
+    moved = [msgspec.structs.replace(bar, open_time=bar.open_time + shift) for bar in bars]
+    wall = changed(settings, "engine", clock="wall", valid_intervals=2.0)
+    wall = changed(wall, "ingest", lagging_ms=3_600_000, late_bars=3)
+    symbol = moved[0].symbol
+    own = [bar for bar in moved if bar.symbol == symbol]
+    late = own[-4]
+    told = [bar for bar in moved if bar is not late]
+    await run_through(wall, client, told)
+    await run_through(wall, client, [late])
+    said = await published(client)
+    told_of = [one["close_time"] for one in said if one["symbol"] == symbol]
+    assert late.close_time not in told_of
+    assert own[-1].close_time in told_of  # only then was its window whole
+    certificate = await certified(wall, tmp_path / "out")
+    assert certificate.is_exact, certificate.verdict
+    assert certificate.signals.same == len(said)
+
+
+async def test_an_agent_that_was_shed_is_shed_again(
+    settings: Settings, bundles: Path, bars: list[Bar]
+) -> None:
+    """L02: an abstention for the machine's sake is taken as it was told, counted, and no more."""
+    agents = load_agents(bundles)
+
+    def again() -> Again:
+        for agent in agents:
+            agent.warm_up()
+        scripted, identity = Scripted(Inline(agents)), Identity("live", "0+test", "abc")
+        engine = Engine(settings, scripted, identity, Calendars({}))
+        return Again(engine, scripted, identity, "bars", 0)
+
+    live = again()
+    said: list[bytes] = []
+    for i, bar in enumerate(bars):
+        live.scripted.silent = {"gru": Abstained.DEADLINE} if i in range(560, 570) else {}
+        done = await live.engine.process([bar], Now(), lambda _: nullcontext())
+        said += [msgspec.json.encode(signal) for signal in done.signals]
+    certifier = Certifier(again(), Published.of(said), Inputs(has_all_signals=True))
+    counts = [count async for count in certifier.run(seen(bars))]
+    certificate = certifier.get(forced=(), machine={})
+    assert counts[-1] == BARS
+    assert certificate.is_exact, certificate.verdict
+    assert certificate.taken["abstention for deadline"] > 0
+
+
+async def seen(bars: Sequence[Bar]) -> AsyncIterator[SeenBar]:
+    for bar in bars:
+        yield SeenBar(bar)
 
 
 async def test_signals_without_their_bars_are_not_judged(
