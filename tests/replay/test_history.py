@@ -1,5 +1,6 @@
 """What is chosen of a record: symbols, a span or the last blocks, and what warms up."""
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from quantum_ai_engine.config import Venue
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.market import stream
 from quantum_ai_engine.market.files import BarFileError
+from quantum_ai_engine.market.paper import PaperMarket
 from quantum_ai_engine.replay import source as sources
 from quantum_ai_engine.replay.blocks import Blocks, LastBlocks
 from quantum_ai_engine.replay.history import Selection, Wanted, WarmUp, select
@@ -182,3 +184,24 @@ def test_a_stream_is_spooled_as_it_came(tmp_path: Path, monkeypatch: pytest.Monk
         Bar("AAA", "1m", 7 * MINUTE, 100.0, 120.0, 80.0, 99.0, 1.0, 3),
     ]
     assert list(spooled(tmp_path / "bars.parquet", bars)) == bars
+
+
+def test_a_longer_file_takes_no_more_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """L42: a file is never held as a whole, neither looked through nor read."""
+    monkeypatch.setattr(stream, "PART_ROWS", 500)
+    peaks = []
+    for rows in (3_000, 12_000):
+        table = PaperMarket(3, 4, start_ms=START_MS).table(rows // 2).rows(0, rows)
+        path = written(tmp_path, ".parquet", table)
+        tracemalloc.start()
+        try:
+            history = select(FileSource(path), Wanted(blocks=3, block_bars=50), {}, WarmUp(60, 60))
+            assert sum(len(one.bars) for one in history.slices()) > 400
+            whole = select(FileSource(path), Wanted(), {}, WarmUp(60, 60))
+            assert sum(len(one.bars) for one in whole.slices()) == rows
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert peaks[1] < 1.3 * peaks[0]
