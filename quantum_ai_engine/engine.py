@@ -394,13 +394,15 @@ class Engine:
 
     def _votes(self, ballot: Ballot, ruling: Ruling) -> tuple[tuple[Vote, ...], float]:
         """The votes of a ballot with their trust, and the base rate's share beside them."""
-        agents = self._predictor.agents
-        answered = {place for place, _ in ballot.answers}
-        shares = ruling.shares(tuple(place in answered for place in range(len(agents))))
+        agents, given = self._predictor.agents, ballot.answers
+        answered = {place for place, _ in given}
+        every = len(given) == len(agents)
+        awake = (True,) * len(agents) if every else tuple(i in answered for i in range(len(agents)))
+        shares = ruling.shares(awake)
         trust = shares.trust.tolist()
         votes = tuple(
             Vote(agents[place].name, agents[place].bundle, probability, trust[place])
-            for place, probability in ballot.answers
+            for place, probability in given
         )
         return votes, shares.base
 

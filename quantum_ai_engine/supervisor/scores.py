@@ -196,7 +196,10 @@ def _parts(probabilities: Vector, base: Vector, rose: Vector) -> Vector:
     residual[~given] = 0.0
     brier = residual * residual
     paired = np.where(given, brier - ((base - rose) ** 2)[:, np.newaxis], 0.0)
-    return np.stack((given, brier, residual, paired, paired * paired), axis=2, dtype=np.float64)
+    parts = np.empty((*residual.shape, _PARTS))
+    for i, part in enumerate((given, brier, residual, paired, paired * paired)):
+        parts[:, :, i] = part
+    return parts
 
 
 def _score(sums: Vector) -> Score | None:
