@@ -62,7 +62,8 @@ def main(arguments: Sequence[str]) -> None:
     print("|---|---|---|---|---|")
     parts = list(stream_bars(path))
     print(
-        _timed(lambda: (_rows(parts), 0)).line("features only, from bars that were read"), flush=True
+        _timed(lambda: (_rows(parts), 0)).line("features only, from bars that were read"),
+        flush=True,
     )
     print(_timed(lambda: (_rows(stream_bars(path)), 0)).line("… and from the file"), flush=True)
     for name, kinds in CASES.items():
