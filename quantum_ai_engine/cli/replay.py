@@ -122,6 +122,8 @@ def replay(
         print_of = _fingerprint(path, selection, loaded, engine)
         tally = _run(engine, selection, [backtest], out, print_of)
         report = backtest.write(_about(loaded, path, selection, engine))
+    except OSError as error:
+        raise CommandError(f"cannot write {out}: {error.strerror}") from error
     finally:
         backtest.discard()
     _summarise(tally, time.monotonic() - began, engine.failures, out)

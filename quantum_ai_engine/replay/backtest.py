@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quantum_ai_engine.agents.base import Agent
-from quantum_ai_engine.config import Settings
+from quantum_ai_engine.config import Settings, Venue
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.replay.account import Account, Fill, Mark
 from quantum_ai_engine.replay.audit import Audit, Voter
@@ -59,7 +59,7 @@ class Backtest:
         self._voters = [Voter(a.name, a.bundle, a.past.base_rate) for a in agents]
         bars, calendar = block_size(symbols, venues, block_bars)
         self._blocks = Blocks(bars, calendar)
-        self._clock = Clock(any(symbol in venues for symbol in symbols))
+        self._clock = Clock(any(venues.get(symbol, Venue()) != Venue() for symbol in symbols))
         self.account = Account(own, families)
         self._fills = ColumnFile(out / "fills.parquet", FILLS)
         self._equity = ColumnFile(out / "equity.parquet", EQUITY)

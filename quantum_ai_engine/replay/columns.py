@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+GROUP_ROWS = 50_000  # what a file says of its groups stays in memory until it is closed
 FILLS = {
     "symbol": "string",
     "open_time": "int64",
@@ -34,20 +35,27 @@ class ColumnFile:
         self._temporary = path.with_name(f".{path.name}.part")
         self._kinds = kinds
         self._writer: Any = None
+        self._waiting: list[Any] = []
+        self._rows = 0
 
     def write(self, columns: Sequence[Any]) -> None:
-        """Put rows behind the others, given as columns [n], as a group of their own."""
+        """Put rows behind the others, given as columns [n]."""
         import pyarrow as pa
 
-        writer, schema = self._opened()
+        _, schema = self._opened()
         arrays = [
             pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)
         ]
-        writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        self._waiting.append(pa.Table.from_arrays(arrays, schema=schema))
+        self._rows += len(arrays[0])
+        if self._rows >= GROUP_ROWS:
+            self._flush()
 
     def finish(self) -> None:
         """Close the file and put it in its place."""
-        self._opened()[0].close()
+        self._opened()
+        self._flush()
+        self._writer.close()
         self._writer = None
         self._temporary.replace(self.path)
 
@@ -57,6 +65,14 @@ class ColumnFile:
             self._writer.close()
             self._writer = None
         self._temporary.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+            self._waiting.clear()
+            self._rows = 0
 
     def _opened(self) -> tuple[Any, Any]:
         import pyarrow as pa

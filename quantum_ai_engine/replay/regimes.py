@@ -45,8 +45,10 @@ class Regimes:
         move = math.log(bar.close / state.close)
         state.close = bar.close
         state.count += 1
-        state.variance += max(1.0 / state.count, _NEW) * (move * move - state.variance)
-        if state.variance <= 0.0 or state.count < _HALFLIFE_BARS:
+        is_young = state.count < _HALFLIFE_BARS
+        new = max(1.0 / state.count, _NEW) if is_young else _NEW
+        state.variance += new * (move * move - state.variance)
+        if is_young or state.variance <= 0.0:
             return 1
         level = math.log(state.variance)
         if math.isnan(state.low):

@@ -33,6 +33,9 @@ SMALL = (
 )
 
 
+FILES = ["equity.parquet", "fills.parquet", "report.html", "report.json", SIGNALS]
+
+
 def run(*arguments: object) -> str:
     result = CliRunner().invoke(build("replay"), ["replay", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
@@ -64,7 +67,15 @@ def test_the_signals_are_written_in_columns_and_as_on_the_wire(
     assert f"{len(rows)} signals (" in said
     assert f"{len(history)} bars after 0 of warm-up" in said
     assert re.search(r"\d+ bars without a signal \(burn_in 7\d\d", said)
-    assert sorted(path.name for path in out.iterdir()) == [SIGNALS]
+    assert sorted(path.name for path in out.iterdir()) == FILES
+    assert "after costs, Sharpe ratio" in said
+    assert "red flag: gru was trained on bars up to" in said
+    report = json.loads((out / "report.json").read_bytes())
+    assert report["passage"]["signals"] == len(rows)
+    assert [one["name"] for one in report["audit"]["sources"]] == ["gru", "patchtst", "ensemble"]
+    assert report["audit"]["settled"] + sum(report["audit"]["void"].values()) + report["audit"][
+        "pending"
+    ] == len(rows)
 
 
 def test_the_same_file_gives_the_same_bytes(
@@ -109,12 +120,13 @@ def test_a_killed_replay_goes_on_and_writes_the_same_bytes(
     last = replay_process(SMALL, *given, out)
     said, error = last.communicate(timeout=200)
     assert last.returncode == 0, error
-    assert (out / SIGNALS).read_bytes() == (tmp_path / "whole" / SIGNALS).read_bytes()
+    for name in FILES:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     assert (
         said.splitlines()[1].split(b" in ")[0]
         == whole.communicate()[0].splitlines()[1].split(b" in ")[0]
     )
-    assert sorted(path.name for path in out.iterdir()) == [SIGNALS]
+    assert sorted(path.name for path in out.iterdir()) == FILES
 
 
 def test_what_was_interrupted_with_other_bars_is_begun_anew(

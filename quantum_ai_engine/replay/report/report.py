@@ -178,10 +178,11 @@ def _luck_words(r: Report) -> str:
     found, deflated = r.money.bootstrap, r.money.deflated
     if found is None:
         return "Too little was traded for intervals."
+    part_of = f"{100.0 * CONFIDENCE:.0f} %"
     words = (
-        f"Where {100.0 * CONFIDENCE:.0f} % of {found.draws:,} histories lie that are put together of "
-        f"pieces of this one, {found.block_periods:.0f} of {found.periods:,} periods long in the mean "
-        "(stationary bootstrap, Politis and Romano 1994)."
+        f"Where {part_of} of {found.draws:,} histories lie that are put together of pieces of this "
+        f"one, {found.block_periods:.0f} of {found.periods:,} periods long in the mean (stationary "
+        "bootstrap, Politis and Romano 1994)."
     )
     if deflated.probability is None or deflated.alone is None:
         return words
