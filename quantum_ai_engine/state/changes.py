@@ -13,7 +13,7 @@ from quantum_ai_engine.supervisor.standing import Check, Standing, State
 
 Stand: TypeAlias = tuple[State, tuple[Check, ...]]  # a state, and the tests that alarm
 
-ALL = "all agents"
+AGENTS, FEEDS = "all agents", "all feeds"
 
 
 def ruled(before: Ruling, after: Ruling, policy: PolicyState, at_ms: int) -> Iterator[Change]:
@@ -43,6 +43,19 @@ def believed(
         )
 
 
+def spread(before: Ruling, after: Ruling, at_ms: int) -> Iterator[Change]:
+    """That half of the feeds, two at least, are in quarantine at once, or are so no more."""
+    is_common = [
+        np.count_nonzero(ruling.quarantined) >= max(2, (len(after.quarantined) + 1) // 2)
+        for ruling in (before, after)
+    ]
+    if is_common[0] == is_common[1]:
+        return
+    words = ["common cause: data" if common else "each by itself" for common in is_common]
+    why = ("half of the feeds are in quarantine at once: their source or the market changed",)
+    yield Change("supervisor", at_ms, FEEDS, words[0], words[1], why if is_common[1] else ())
+
+
 def stood(
     names: Sequence[str],
     before: Sequence[Stand],
@@ -69,4 +82,4 @@ def together(before: Check | None, after: Check | None, at_ms: int) -> Iterator[
         f"common cause: {test.value}" if test else "each by itself" for test in (before, after)
     ]
     why = ("half of the agents began to alarm together: a feed or the market changed",)
-    yield Change("supervisor", at_ms, ALL, words[0], words[1], why if after else ())
+    yield Change("supervisor", at_ms, AGENTS, words[0], words[1], why if after else ())

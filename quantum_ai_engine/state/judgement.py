@@ -20,7 +20,7 @@ from quantum_ai_engine.risk.brain import Figures, RiskBrain, SavedBrain
 from quantum_ai_engine.risk.brain import State as RiskState
 from quantum_ai_engine.risk.policy import Aprl, PolicyState
 from quantum_ai_engine.risk.portfolio import Mark, PaperPortfolio, SavedPortfolio
-from quantum_ai_engine.state.changes import Stand, believed, ruled, stood, together
+from quantum_ai_engine.state.changes import Stand, believed, ruled, spread, stood, together
 from quantum_ai_engine.state.finality import Moment
 from quantum_ai_engine.state.judged import Judged
 from quantum_ai_engine.state.kept import SavedJudgement, SavedPlaces, padded, taken
@@ -144,6 +144,7 @@ class Judgement:
         self._forget_rulings(moment, memory)
         changes = list(ruled(before, ruling, policy, moment.at_ms))
         changes += believed(before, ruling, self._symbols, self.quality, moment.at_ms)
+        changes += spread(before, ruling, moment.at_ms)
         if self._stands != stands:
             names = [name for name, _ in self.agents]
             changes += stood(names, stands, self.standings, moment.at_ms)

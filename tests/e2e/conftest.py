@@ -24,7 +24,7 @@ START_MS = 1_735_689_600_000  # 2025-01-01
 STEPS = pytest.StashKey[list[tuple[str, float]]]()
 TIMEOUT_S = 3600  # the first run makes the image
 
-EXTRAS = "embedded"
+EXTRAS = "embedded,torch"
 INSTALL = ("sh", "/shared/own/install.sh", "install", "--wheel")
 
 Boot = Callable[..., Machine]

@@ -10,6 +10,8 @@ PROGRAM = f"/opt/{NAME}/bin/{NAME}"
 PYTHON = f"/opt/{NAME}/current/bin/python"
 CONFIG = f"/etc/{NAME}/engine.toml"
 DROP_IN = f"/etc/systemd/system/{UNIT}.d/test.conf"
+SLICE = "quantum.slice/quantum-ai.slice/quantum-ai-engine.slice"
+GROUPS = "/sys/fs/cgroup"
 FILES = ("/run/block-loop", "/run/block-pool", "/run/eat-memory")  # of the blocking agent
 SETTINGS = """
 [engine]
@@ -82,8 +84,8 @@ class Installed:
 
     def caught_up(self) -> None:
         """Wait until every bar that was fed is committed."""
-        newest = "redis-cli", "--json", "XREVRANGE", "quantum:bars", "+", "-", "COUNT", "1"
-        ((last, _),) = json.loads(self.machine.run(*newest))
+        newest = "redis-cli", "XREVRANGE", "quantum:bars", "+", "-", "COUNT", "1"
+        last, *_ = self.machine.run(*newest).splitlines()
         self.machine.until(lambda: self.position() == last, f"position {last}")
 
     def events(self, name: str, *matches: str) -> list[dict[str, Any]]:
@@ -97,11 +99,16 @@ class Installed:
         feeding = self.machine.begin(*self.feeding(300))
         self.machine.until(lambda: self.main_pid() != before, "the engine was ended")
         self.machine.run("rm", file)  # at once: the next engine learns the same bars
-        assert feeding.wait() == 0
+        self.machine.finish(feeding)
         self.machine.until(lambda: self.is_up_again(before), "the engine came again")
 
     def main_pid(self) -> int:
         return int(self.machine.show("MainPID")["MainPID"])
+
+    def cpu_root(self) -> str:
+        """Where the CPU controller is: a hierarchy of its own in the first version."""
+        is_first = self.machine.ask("test", "-d", f"{GROUPS}/cpu").returncode == 0
+        return f"{GROUPS}/cpu" if is_first else GROUPS
 
     def is_up_again(self, before: int) -> bool:
         """Active, with another process than this."""

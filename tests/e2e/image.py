@@ -103,3 +103,7 @@ def built(source: Path, directory: Path) -> Path:
     shutil.rmtree(source)
     (made,) = set(directory.glob("*.whl")) - before
     return made
+
+
+if __name__ == "__main__":  # status 1, and why, where no machine can be booted
+    sys.exit(hindrance())

@@ -98,6 +98,7 @@ class Machine:
             self._inside(words),
             capture_output=True,
             text=True,
+            errors="replace",  # bars in msgpack are no text
             check=False,
             input=stdin,
             timeout=PATIENCE_S * 10,
@@ -108,6 +109,13 @@ class Machine:
         return subprocess.Popen(
             self._inside(words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+
+    def finish(self, begun: subprocess.Popen[str]) -> str:
+        """Wait for a command that was begun; what it printed. Raises `CommandError`."""
+        said, _ = begun.communicate()
+        if begun.returncode != 0:
+            raise CommandError(f"{begun.args}: status {begun.returncode}\n{said[-4000:]}")
+        return said
 
     def _inside(self, words: Sequence[str | Path]) -> list[str]:
         assignments = [f"{name}={value}" for name, value in self._environ.items()]

@@ -59,7 +59,7 @@ def test_no_signal_is_lost_to_a_kill(engine: Installed, step: Step) -> None:
     with step("kill -9, until READY again"):
         engine.machine.run("kill", "-9", str(before))
         engine.machine.until(lambda: engine.is_up_again(before), "the engine came again")
-    assert feeding.wait() == 0
+    engine.machine.finish(feeding)
     engine.caught_up()
     assert _told(engine) == undisturbed
     assert engine.machine.show("NRestarts") == {"NRestarts": "1"}

@@ -3,7 +3,7 @@
 import json
 
 from .conftest import Step
-from .engine import NAME, PYTHON, Installed
+from .engine import NAME, PYTHON, SLICE, Installed
 
 CALLERS = """
 import collections, http.client, json, pathlib, threading, time
@@ -58,7 +58,7 @@ def test_requests_do_not_restart_bad_settings_for_ever(engine: Installed) -> Non
         "the socket gives up",
     )
     engine.machine.run("touch", "/run/enough")
-    asking.wait()
+    engine.machine.finish(asking)
     engine.machine.run("rm", "/run/enough")
     assert engine.machine.show("ExecMainStatus") == {"ExecMainStatus": "78"}
     said = " ".join(str(e["MESSAGE"]) for e in engine.machine.journal(unit=f"{NAME}.socket"))
@@ -111,9 +111,10 @@ def test_instances_share_the_slice(engine: Installed, step: Step) -> None:
         for partition in (0, 1)
     ]
     assert not symbols[0] & symbols[1]
-    tree = engine.machine.run("systemctl", "status", "--no-pager", f"{NAME}.slice")
-    assert f"{NAME}@0.service" in tree
-    assert f"{NAME}@1.service" in tree
+    for partition in (0, 1):
+        unit = f"{NAME}@{partition}.service"
+        own = engine.machine.run("cat", f"{engine.cpu_root()}/{SLICE}/{unit}/cgroup.procs")
+        assert engine.machine.show("MainPID", unit=unit)["MainPID"] in own.split()
 
 
 def _asked_during(engine: Installed, verb: str) -> dict[str, int]:
@@ -123,6 +124,6 @@ def _asked_during(engine: Installed, verb: str) -> dict[str, int]:
     engine.machine.run("systemctl", verb, NAME)
     engine.machine.run("sleep", "1")
     engine.machine.run("touch", "/run/enough")
-    heard: dict[str, int] = json.loads(asking.communicate()[0])
+    heard: dict[str, int] = json.loads(engine.machine.finish(asking))
     engine.machine.run("rm", "/run/enough")
     return heard

@@ -272,6 +272,8 @@ async def test_a_master_is_killed_under_feed(
         listening.cancel()
     for partition in range(PARTITIONS):
         assert await ids(client, partition) == home_ids(bars, partition)
+    outages = [f"{subscriber.outage_s(partition):.1f} s" for partition in range(PARTITIONS)]
+    print(f"longest silence of each partition: {', '.join(outages)}; {victim} lost its master")
     assert subscriber.outage_s(victim) < 15
 
 

@@ -294,3 +294,29 @@ def test_a_restart_keeps_a_quarantine() -> None:
     before = engine.state.judgement.trust.rounds[column]
     assert fresh.state.judgement.trust.rounds.tolist()[:2] == [0, before]
     assert np.isfinite(fresh.state.judgement.trust.weights).all()
+
+
+@pytest.mark.parametrize(("jumping", "is_common"), [(1, False), (2, True), (3, True)])
+def test_half_of_the_feeds_in_quarantine_at_once_is_a_common_cause(
+    jumping: int, is_common: bool
+) -> None:
+    """L51: prices of most symbols in another unit are their source's doing, and said as such."""
+    calm = (Follower("calm", "momentum2", 1.0), Follower("bold", "momentum2", 2.0))
+    engine, changes = eager(*calm), []
+    for minute in range(400):
+        times = [100.0 if 60 <= minute < 90 and i < jumping else 1.0 for i in range(len(SYMBOLS))]
+        bars = [
+            scaled(bar_at(minute, symbol=symbol), by)
+            for symbol, by in zip(SYMBOLS, times, strict=True)
+        ]
+        changes += process(engine, bars).changes
+    told = [(c.before, c.after) for c in changes if c.subject == "all feeds"]
+    apart, together = "each by itself", "common cause: data"
+    assert told == ([(apart, together), (together, apart)] if is_common else [])
+    assert sum(c.after == "quarantined" for c in changes) >= jumping
+
+
+def scaled(bar: Bar, by: float) -> Bar:
+    """The same bar with prices in another unit."""
+    prices = {name: getattr(bar, name) * by for name in ("open", "high", "low", "close")}
+    return msgspec.structs.replace(bar, **prices)
