@@ -279,25 +279,30 @@ async def shuffle(
             drift = drifts[signal.symbol, signal.interval]
             total -= signal.target * drift
             squares += (signal.target * (one.next_frac - drift)) ** 2
-    error = math.sqrt(squares)
-    sigmas = total / error if error else 0.0
+    return _nothing(shuffles, Earned(total, costs, len(bars), fills), math.sqrt(squares))
+
+
+def _nothing(shuffles: int, money: Earned, error: float) -> Finding:
+    """Whether what was earned beyond drift is nothing."""
+    sigmas = money.gross / error if error else 0.0
     numbers = {
         "shuffles": shuffles,
-        "fills": fills,
-        "earned": total,
+        "fills": money.trades,
+        "earned": money.gross,
         "error": error,
         "sigmas": sigmas,
-        "costs": costs,
+        "costs": money.costs,
     }
-    passed = abs(sigmas) <= MOST_SIGMAS
-    said = (
-        f"On {shuffles} shuffles of the moves the agents earned {total:+.4f} ± {error:.4f} of "
-        f"equity before costs and beyond drift ({sigmas:+.1f} standard errors), with {fills} fills"
-    )
-    if not fills:
+    if not money.trades:
         return Finding("shuffle", False, "Nothing was traded: give more bars.", numbers)
+    passed = abs(sigmas) <= MOST_SIGMAS
     why = "nothing, as it must be" if passed else "something knows what is to come"
-    return Finding("shuffle", passed, f"{said}: {why}.", numbers)
+    said = (
+        f"On {shuffles} shuffles of the moves the agents earned {money.gross:+.4f} ± {error:.4f} "
+        f"of equity before costs and beyond drift ({sigmas:+.1f} standard errors), with "
+        f"{money.trades} fills: {why}."
+    )
+    return Finding("shuffle", passed, said, numbers)
 
 
 def _drifts(after: Mapping[Key, Outcome]) -> dict[tuple[str, str], float]:

@@ -4,6 +4,7 @@ Each check replays the same bars several times and compares to the bit. Money is
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
@@ -113,8 +114,8 @@ def _leaks(whole: _Seen, other: _Seen, before: Sequence[Key]) -> Iterator[tuple[
         if name not in other.signals:
             yield "whether there is a signal", name
             continue
-        for field in sorted(differing(one, other.signals[name]), key=_from_bar_to_target):
-            yield f"field {field} of signals", name
+        for changed in sorted(differing(one, other.signals[name]), key=_from_bar_to_target):
+            yield f"field {changed} of signals", name
 
 
 def _from_bar_to_target(field: str) -> int:
@@ -157,55 +158,63 @@ async def warmup(
     compared is what is meant to remember all of history: trust, and with it the forecast, the paper
     portfolio, the policy's mode, breakers, and the targets that follow from them.
     """
-    whole = await _seen(make, bars)
-    lags: dict[str, _Lag] = {}
-    compared = votes = 0
-    latest, unsettled = 0.0, set[str]()
+    whole, run = await _seen(make, bars), _Starts()
     for i in range(1, starts + 1):
         part = bars[i * len(bars) // (2 * starts + 2) :]
         ages, openings = _ages(part, calendars)
-        other = await _seen(make, part)
-        settled = _settled(part, ages, openings)
+        other, settled = await _seen(make, part), _settled(part, ages, openings)
+        run.update(whole, other, agents, ages, settled)
+    return _warm(run, starts)
+
+
+@dataclass(slots=True)
+class _Starts:
+    """What replays with other starts have shown so far."""
+
+    lags: dict[str, _Lag] = field(default_factory=dict)
+    rows: int = 0
+    signals: int = 0
+    latest: float = 0.0  # by how much votes differed at most while they might
+    unsettled: set[str] = field(default_factory=set)
+
+    def update(
+        self,
+        whole: _Seen,
+        other: _Seen,
+        agents: Sequence[Agent],
+        ages: Mapping[Key, int],
+        settled: Mapping[str, Sequence[int]],
+    ) -> None:
+        """Compare one of them; `settled` has with which bar each column of a symbol is."""
         for key, row in other.rows.items():
-            compared += 1
+            self.rows += 1
             for place in _different(whole.rows[key], row):
-                _note(lags, f"column {NAMES[place]}", ages[key], settled[key[0]][place])
+                _note(self.lags, f"column {NAMES[place]}", ages[key], settled[key[0]][place])
         for name, one in other.signals.items():
-            votes += 1
+            self.signals += 1
             for agent, ours, theirs in _votes(one, whole.signals.get(name)):
                 allowed = _vote_settled(agents, agent, settled[str(one["symbol"])])
-                age = ages[_key(one)]
-                if age < allowed and ours is not None and theirs is not None:
-                    latest = max(latest, abs(ours - theirs))
-                _note(lags, f"vote of {agent}", age, allowed)
-        longest = {symbol: max(a for k, a in ages.items() if k[0] == symbol) for symbol in settled}
-        unsettled |= {
-            NAMES[place]
-            for symbol, allowed in settled.items()
-            for place in _shown(whole)
-            if allowed[place] >= longest[symbol]
-        }
-    return _warm(lags, compared, votes, latest, unsettled, starts)
+                if (age := ages[_key(one)]) < allowed and ours is not None and theirs is not None:
+                    self.latest = max(self.latest, abs(ours - theirs))
+                _note(self.lags, f"vote of {agent}", age, allowed)
+        for symbol, allowed_at in settled.items():
+            longest = max(age for key, age in ages.items() if key[0] == symbol)
+            shown = _shown(whole)
+            self.unsettled |= {NAMES[place] for place in shown if allowed_at[place] >= longest}
 
 
-def _warm(
-    lags: Mapping[str, _Lag],
-    rows: int,
-    votes: int,
-    latest: float,
-    unsettled: set[str],
-    starts: int,
-) -> Finding:
+def _warm(run: _Starts, starts: int) -> Finding:
+    lags, unsettled = run.lags, run.unsettled
     late = [one for one in lags.values() if one.last >= one.allowed]
     columns = [one.last for one in lags.values() if one.what.startswith("column")]
     answers = [one.last for one in lags.values() if one.what.startswith("vote")]
     numbers = {
         "starts": starts,
-        "rows": rows,
-        "signals": votes,
+        "rows": run.rows,
+        "signals": run.signals,
         "columns_same_after_bars": max(columns, default=0),
         "votes_same_after_bars": max(answers, default=0),
-        "largest_early_difference": latest,
+        "largest_early_difference": run.latest,
         "columns_not_reached": len(unsettled),
     }
     if late:
@@ -218,11 +227,11 @@ def _warm(
             numbers,
         )
     said = (
-        f"The start changes nothing once warmed up: of {rows} rows and {votes} signals after "
-        f"{starts} other starts all columns that had settled, and all votes on them, were the same "
+        f"The start changes nothing once warmed up: of {run.rows} rows and {run.signals} signals "
+        f"after {starts} other starts all columns that had settled, and all votes on them, were the same "
         f"to the bit. The last column that differed did so {numbers['columns_same_after_bars']} "
         f"bars after its start, the last vote {numbers['votes_same_after_bars']} bars; until then "
-        f"votes differed by at most {latest:.2g}."
+        f"votes differed by at most {run.latest:.2g}."
     )
     if unsettled:
         said += f" {len(unsettled)} columns had no time to settle; give more bars to compare them."
