@@ -150,6 +150,7 @@ class Engine:
         self._ingest = settings.ingest
         self._sets = {agent.feature_set.name: agent.feature_set for agent in predictor.agents}
         self._families = settings.risk.families()
+        self._thresholds = Thresholds(self._risk.long_threshold, self._risk.short_threshold)
         self._ranges = [
             (agent.feature_set.indices, Standardiser(agent.past.normaliser))
             for agent in predictor.agents
@@ -463,7 +464,7 @@ class Engine:
         now_ms: int,
     ) -> Signal:
         """Everything that a subscriber needs to know."""
-        bar, risk, family = one.bar, self._risk, self._families.get(one.bar.symbol)
+        bar, family = one.bar, self._families.get(one.bar.symbol)
         amends = signal_id(bar.symbol, bar.interval, bar.close_time) if version else None
         reasons = (*ruling.risk.reasons, *decision.reasons)
         return Signal(
@@ -483,7 +484,7 @@ class Engine:
             votes=forecast.votes,
             abstained=forecast.abstained,
             effective_votes=forecast.effective_votes,
-            thresholds=Thresholds(risk.long_threshold, risk.short_threshold),
+            thresholds=self._thresholds,
             policy=ruling.policy,
             risk=Risk(ruling.risk.state, ruling.risk.breakers, reasons),
             schema_hash=KERNEL_HASH,

@@ -180,8 +180,7 @@ class Scores:
             )
         if ((series < 0) | (series >= self._series)).any():
             raise ValueError(f"a series is outside the {self._series} for which there is room")
-        inside = (probabilities >= 0.0) & (probabilities <= 1.0)
-        if not (inside | np.isnan(probabilities)).all():
+        if ((probabilities < 0.0) | (probabilities > 1.0)).any():  # NaN is neither
             raise ValueError("a probability is outside 0 to 1")
         if not ((base >= 0.0) & (base <= 1.0)).all():
             raise ValueError("a base rate is outside 0 to 1")

@@ -334,7 +334,7 @@ def _check(losses: Vector, weights: Vector, experts: int) -> None:
     asleep = np.isnan(losses)
     if asleep[:, -1].any():
         raise ValueError("the base-rate expert is never asleep: its loss is NaN")
-    if not (asleep | ((losses >= 0.0) & (losses <= 1.0))).all():
+    if ((losses < 0.0) | (losses > 1.0)).any():  # NaN is neither
         raise ValueError("a Brier loss is outside 0 to 1")
     given = np.where(asleep, 0.0, weights)
     if not ((given >= 0.0) & (given <= 1.0 + TOLERANCE)).all():
