@@ -229,8 +229,8 @@ def _warm(run: _Starts, starts: int) -> Finding:
     said = (
         f"The start changes nothing once warmed up: of {run.rows} rows and {run.signals} signals "
         f"after {starts} other starts all columns that had settled, and all votes on them, were "
-        "the same to the bit. The last column that differed did so "
-        f"{numbers['columns_same_after_bars']} bars after its start, the last vote {numbers['votes_same_after_bars']} bars; until then "
+        f"the same to the bit. The last column that differed did so {max(columns, default=0)} bars "
+        f"after its start, the last vote {max(answers, default=0)} bars; until then "
         f"votes differed by at most {run.latest:.2g}."
     )
     if unsettled:
