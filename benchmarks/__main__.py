@@ -1,7 +1,7 @@
 """Run benchmarks: `python -m benchmarks [section …]` writes docs/benchmarks.md, all or in part.
 
-Sections: kernel, peers, growth, inference, burst, overload, daemon, http, scrape, commit, soak;
-`accuracy` writes into docs/features.md. `python -m benchmarks.families FILE …` writes
+Sections: kernel, peers, growth, inference, burst, overload, daemon, http, scrape, commit, replay,
+soak; `accuracy` writes into docs/features.md. `python -m benchmarks.families FILE …` writes
 docs/models.md, and `python -m benchmarks.soak` the row and the plot of a soak that takes an hour.
 """
 
@@ -26,6 +26,7 @@ SECTIONS = {
     "http": ("HTTP beside live bars", "benchmarks.http_load"),
     "scrape": ("A scrape", "benchmarks.scrape"),
     "commit": ("The commit", "benchmarks.commit"),
+    "replay": ("Replay", "benchmarks.replay"),
     "soak": ("Soak", "benchmarks.soak"),
 }
 ACCURACY = "accuracy"

@@ -30,6 +30,7 @@ from quantum_ai_engine.rooms import (
     PolicySettings,
     QualitySettings,
     RedisSettings,
+    ReplaySettings,
     RiskSettings,
     SessionSettings,
     Settings,
@@ -55,6 +56,7 @@ __all__ = [
     "PolicySettings",
     "QualitySettings",
     "RedisSettings",
+    "ReplaySettings",
     "RiskSettings",
     "SessionSettings",
     "Settings",
@@ -287,6 +289,7 @@ def _check(settings: Settings) -> None:
     _check_trust(settings.trust)
     settings.sessions.by_symbol()
     _check_risk(risk)
+    settings.replay.lot_sizes()
     for key, value in flatten(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{key} = {value} is not a finite number")

@@ -107,6 +107,18 @@ class _Look(NamedTuple):
     before: int
 
 
+@dataclass(slots=True)
+class Begun:
+    """A batch on its way: what is to be asked about and judged in it, and what was answered."""
+
+    now: Now
+    done: Round
+    steps: list[_Look | Moment]
+    windows: dict[str, Windows]
+    looks: list[_Look]
+    ballots: list[Ballot] = field(default_factory=list)
+
+
 class _Looks:
     """Counts how often each bar of a round is looked at, asked about or not."""
 
@@ -138,6 +150,7 @@ class Engine:
         self._ingest = settings.ingest
         self._sets = {agent.feature_set.name: agent.feature_set for agent in predictor.agents}
         self._families = settings.risk.families()
+        self._thresholds = Thresholds(self._risk.long_threshold, self._risk.short_threshold)
         self._ranges = [
             (agent.feature_set.indices, Standardiser(agent.past.normaliser))
             for agent in predictor.agents
@@ -195,25 +208,42 @@ class Engine:
 
         `stage(name)` is entered around each stage, for those who measure.
         """
-        done = Round()
         with stage("features"):
-            steps, windows = self._steps(bars, now, done)
+            begun = self.begin(bars, now)
         with stage("predict"):
-            looks = [step for step in steps if isinstance(step, _Look)]
-            due = [look.due for look in looks]
-            questions = [Question(one.bar.interval, one.seen, one.whole) for one in due]
-            answers = await ask(self._predictor, questions, windows)
-            rows = np.array([one.row for one in due])
-            ballots = zip(answers, self._clamped(rows), strict=True)
+            await self.ask(begun)
         with stage("decide"):
-            done.shifts += self.shifts.update(rows, [self._come(look) for look in looks])
-            for i, step in enumerate(steps, start=1):
-                if isinstance(step, Moment):
-                    done.changes += self.state.settle(step)
-                else:
-                    self._decide(step, *next(ballots), now, done)
-                if i % BREATHE_STEPS == 0:
-                    await asyncio.sleep(0)  # a thousand of them take longer than others can wait
+            return await self.finish(begun)
+
+    def begin(self, bars: Sequence[Bar], now: Now) -> Begun:
+        """Take a batch of bars into the state of features; agents are yet to be asked about it.
+
+        A batch may be begun while the one before it has yet to be finished, but not before the
+        agents have answered on that one, nor when any bar of it is not the newest of its series.
+        """
+        done = Round()
+        steps, windows = self._steps(bars, now, done)
+        return Begun(now, done, steps, windows, [s for s in steps if isinstance(s, _Look)])
+
+    async def ask(self, begun: Begun) -> None:
+        """Ask the agents about what is due; of the state it touches nothing."""
+        due = [look.due for look in begun.looks]
+        questions = [Question(one.bar.interval, one.seen, one.whole) for one in due]
+        begun.ballots = await ask(self._predictor, questions, begun.windows)
+
+    async def finish(self, begun: Begun) -> Round:
+        """Judge and decide, in the order in which batches were begun."""
+        done, looks = begun.done, begun.looks
+        rows = np.array([look.due.row for look in looks])
+        ballots = zip(begun.ballots, self._clamped(rows), strict=True)
+        done.shifts += self.shifts.update(rows, [self._come(look) for look in looks])
+        for i, step in enumerate(begun.steps, start=1):
+            if isinstance(step, Moment):
+                done.changes += self.state.settle(step)
+            else:
+                self._decide(step, *next(ballots), begun.now, done)
+            if i % BREATHE_STEPS == 0:
+                await asyncio.sleep(0)  # a thousand of them take longer than others can wait
         return done
 
     def inquiry(self, symbol: str, interval: str) -> Inquiry:
@@ -365,13 +395,15 @@ class Engine:
 
     def _votes(self, ballot: Ballot, ruling: Ruling) -> tuple[tuple[Vote, ...], float]:
         """The votes of a ballot with their trust, and the base rate's share beside them."""
-        agents = self._predictor.agents
-        answered = {place for place, _ in ballot.answers}
-        shares = ruling.shares(tuple(place in answered for place in range(len(agents))))
+        agents, given = self._predictor.agents, ballot.answers
+        answered = {place for place, _ in given}
+        every = len(given) == len(agents)
+        awake = (True,) * len(agents) if every else tuple(i in answered for i in range(len(agents)))
+        shares = ruling.shares(awake)
         trust = shares.trust.tolist()
         votes = tuple(
             Vote(agents[place].name, agents[place].bundle, probability, trust[place])
-            for place, probability in ballot.answers
+            for place, probability in given
         )
         return votes, shares.base
 
@@ -432,7 +464,7 @@ class Engine:
         now_ms: int,
     ) -> Signal:
         """Everything that a subscriber needs to know."""
-        bar, risk, family = one.bar, self._risk, self._families.get(one.bar.symbol)
+        bar, family = one.bar, self._families.get(one.bar.symbol)
         amends = signal_id(bar.symbol, bar.interval, bar.close_time) if version else None
         reasons = (*ruling.risk.reasons, *decision.reasons)
         return Signal(
@@ -452,7 +484,7 @@ class Engine:
             votes=forecast.votes,
             abstained=forecast.abstained,
             effective_votes=forecast.effective_votes,
-            thresholds=Thresholds(risk.long_threshold, risk.short_threshold),
+            thresholds=self._thresholds,
             policy=ruling.policy,
             risk=Risk(ruling.risk.state, ruling.risk.breakers, reasons),
             schema_hash=KERNEL_HASH,

@@ -337,6 +337,41 @@ class LogSettings(_Room, frozen=True, kw_only=True):
     again_s: Positive = 60.0
 
 
+class ReplaySettings(_Room, frozen=True, kw_only=True):
+    """What the account of a replay pays, owns and may borrow; money is in units of `capital`."""
+
+    capital: Annotated[float, Meta(ge=1, le=1e12)] = 100_000.0
+    fee_bps: Annotated[float, Meta(ge=0, le=1000)] = 4.0
+    slippage_bps: Annotated[float, Meta(ge=0, le=1000)] = 1.0
+    short_borrow_bps_per_year: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    cash_borrow_bps_per_year: Annotated[float, Meta(ge=0, le=100_000)] = 0.0
+    leverage: Annotated[float, Meta(gt=0, le=100)] = 2.0
+    lots: tuple[str, ...] = ()
+    random_draws: Annotated[int, Meta(ge=20, le=10_000)] = 200
+    bootstrap_draws: Annotated[int, Meta(ge=100, le=100_000)] = 1000
+    seed: Annotated[int, Meta(ge=0)] = 1
+
+    def lot_sizes(self) -> dict[str, float]:
+        """Instrument → the smallest amount of it that is traded. Raises `ConfigError`.
+
+        >>> ReplaySettings(lots=("AAPL|MSFT 1", "BTCUSDT 0.001")).lot_sizes()
+        {'AAPL': 1.0, 'MSFT': 1.0, 'BTCUSDT': 0.001}
+        """
+        sizes: dict[str, float] = {}
+        for line in self.lots:
+            names, _, size = line.strip().partition(" ")
+            try:
+                units = float(size)
+                if not 0.0 < units < math.inf or not all(names.split("|")):
+                    raise ValueError(line)
+            except ValueError as error:
+                raise ConfigError(
+                    f"replay.lots: {line!r}: write SYMBOL|… UNITS, as in BTCUSDT 0.001"
+                ) from error
+            sizes |= dict.fromkeys(names.split("|"), units)
+        return sizes
+
+
 class Settings(_Room, frozen=True, kw_only=True):
     """All rooms' settings; each part of the daemon is handed its own."""
 
@@ -352,6 +387,7 @@ class Settings(_Room, frozen=True, kw_only=True):
     policy: PolicySettings = PolicySettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    replay: ReplaySettings = ReplaySettings()
 
 
 def _times(text: str, family: Mapping[str, float]) -> float:

@@ -18,6 +18,7 @@ MODULES = {
     "train": "train",
     "features": "features",
     "replay": "replay",
+    "sweep": "sweep",
     "doctor": "doctor",
     "bundle": "bundles",
     "ctl": "ctl",

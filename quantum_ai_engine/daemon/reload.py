@@ -20,7 +20,7 @@ from quantum_ai_engine.features.store import SnapshotError
 PAUSE_WITHIN_S = 10.0  # a round that Redis does not take may last for ever
 # What may change while the engine serves. It takes effect between two rounds, and the state is
 # saved there: a restart never takes bars from before through it.
-ROOMS = ("risk", "trust", "quality", "policy")
+ROOMS = ("risk", "trust", "quality", "policy", "replay")  # the last is read by replays alone
 KEYS = frozenset(
     {"engine.stale_intervals", "engine.valid_intervals", "ingest.lagging_ms", "log.level"}
 )

@@ -16,7 +16,7 @@ from quantum_ai_engine.proof.faults import Scenario
 from quantum_ai_engine.proof.process import EngineProcess
 from quantum_ai_engine.proof.rig import Layout, Rig
 from quantum_ai_engine.proof.twin import run_twin
-from quantum_ai_engine.proof.verdict import Restored, States, Verdict, compare, compare_states
+from quantum_ai_engine.replay.verdict import Restored, States, Verdict, compare, compare_states
 
 PAGE = 1000
 

@@ -1,6 +1,8 @@
 """The live engine with history for a feed: the bars' own clock, and agents without a deadline."""
 
+import asyncio
 import contextlib
+import gc
 import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -9,23 +11,29 @@ from typing import NamedTuple
 from quantum_ai_engine.agents.base import Agent
 from quantum_ai_engine.agents.budget import bound_loaded
 from quantum_ai_engine.agents.pool import AgentPool
-from quantum_ai_engine.config import Loaded
-from quantum_ai_engine.engine import Engine, Identity, Now, Round
-from quantum_ai_engine.events import Bar
+from quantum_ai_engine.config import Loaded, Settings
+from quantum_ai_engine.engine import Begun, Engine, Identity, Now, Round
+from quantum_ai_engine.events import INTERVAL_MS, Bar
+from quantum_ai_engine.features.columns import COLUMNS
+from quantum_ai_engine.features.schema import FeatureSet
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.features.store import LOOKBACK
-from quantum_ai_engine.replay.history import History, Slice
+from quantum_ai_engine.replay.history import History, Slice, WarmUp
 from quantum_ai_engine.replay.split import merged, steps_of
 from quantum_ai_engine.replay.step import Step
 
 BATCH_BARS = 1_000
+DAY_MS = 86_400_000
+HOLIDAYS = 4  # days between two sessions of a venue, at most
+SETTLED_ROWS = 50_000  # after so many the state may be kept
 
 
 class Stretch(NamedTuple):
     """Some steps after each other, and how many rows of the history were read up to their end.
 
     `refused` counts, by reason, the rows that are no bars, or that the engine refused;
-    `duplicates` those that it knew already. `warmed` bars came before what is told of.
+    `duplicates` those that it knew already. `warmed` bars came before what counts. When it
+    `is_settled` the engine has seen nothing beyond it, and its state may be kept.
     """
 
     steps: list[Step]
@@ -33,6 +41,7 @@ class Stretch(NamedTuple):
     refused: Counter[str]
     duplicates: int = 0
     warmed: int = 0
+    is_settled: bool = False
 
 
 class Batch(NamedTuple):
@@ -40,6 +49,21 @@ class Batch(NamedTuple):
 
     slices: list[Slice]
     in_order: bool
+    warms_up: bool
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next one may be begun before this one is decided on."""
+        return self.in_order and not self.warms_up
+
+
+class _Ahead(NamedTuple):
+    """A batch about which the agents have been asked, and which is yet to be decided on."""
+
+    batch: Batch
+    rows: int
+    begun: Begun
+    answers: "asyncio.Future[None]"
 
 
 class Replay:
@@ -61,8 +85,17 @@ class Replay:
         identity = Identity(settings.engine.environment, engine_name, loaded.config_hash)
         calendars = Calendars(settings.sessions.by_symbol())
         self.engine = Engine(settings, self._pool, identity, calendars)
-        windows = [agent.feature_set.window_ready_at for agent in agents]
-        self.warm_up_bars = max(settings.engine.burn_in_bars, LOOKBACK, *windows)
+        self.agents = tuple(agents)
+        sets = [agent.feature_set for agent in agents]
+        self.warm_up = _warm_up(sets, settings)
+
+    def restore(self, snapshot: Sequence[bytes]) -> None:
+        """Be where another replay was. Raises `SnapshotError`."""
+        self.engine.forget()
+        self.engine.state.restore(snapshot)
+        for symbol, interval, _, newest_close in self.engine.series():
+            assert newest_close is not None
+            self._newest[symbol, interval] = newest_close - INTERVAL_MS[interval]
 
     async def steps(self, history: History) -> AsyncIterator[Step]:
         """What the engine makes of a history, one open time after the other."""
@@ -71,34 +104,65 @@ class Replay:
                 yield step
 
     async def stretches(self, history: History, after: int = 0) -> AsyncIterator[Stretch]:
-        """The same, many steps at once; the first `after` rows were taken before."""
+        """The same, many steps at once; the first `after` rows were taken before.
+
+        While the engine decides on some, the agents are asked about those that come next.
+        """
         bound_loaded()
+        ahead: _Ahead | None = None
+        rows = settled = after
+        undisturbed = contextlib.ExitStack()
         try:
             await self._pool.start()
-            rows = after
+            undisturbed.enter_context(_rare_collections())
             for batch in self._batches(history, after):
-                stretch = await self._stretch(batch, history.start_ms, rows)
-                rows = stretch.rows
-                yield stretch
+                rows += sum(one.rows for one in batch.slices)
+                is_settled = rows - settled >= SETTLED_ROWS
+                settled = rows if is_settled else settled
+                begun = await self._begun(batch, rows) if batch.is_plain else None
+                if ahead is not None:
+                    yield await self._finished(ahead)
+                ahead = begun
+                if ahead is not None:
+                    await ahead.answers
+                    if is_settled:
+                        yield (await self._finished(ahead))._replace(is_settled=True)
+                        ahead = None
+                else:
+                    yield (await self._alone(batch, rows))._replace(is_settled=is_settled)
+            if ahead is not None:
+                yield await self._finished(ahead)
         finally:
+            if ahead is not None:
+                ahead.answers.cancel()
             self._pool.close()
+            undisturbed.close()
 
-    async def _stretch(self, batch: Batch, start_ms: int, rows: int) -> Stretch:
-        slices = batch.slices
+    async def _begun(self, batch: Batch, rows: int) -> _Ahead:
+        """The agents have been asked, and are at work."""
+        bars = [bar for one in batch.slices for bar in one.bars]
+        begun = self.engine.begin(bars, Now())
+        answers = asyncio.ensure_future(self.engine.ask(begun))
+        await asyncio.sleep(0)  # it runs as far as the workers
+        return _Ahead(batch, rows, begun, answers)
+
+    async def _finished(self, ahead: _Ahead) -> Stretch:
+        done, slices = await self.engine.finish(ahead.begun), ahead.batch.slices
         refused = sum((one.refused for one in slices), Counter[str]())
-        rows += sum(one.rows for one in slices)
-        bars = [bar for one in slices for bar in one.bars]
-        if slices[-1].open_time_ms < start_ms:
+        refused.update(why.reason.value for _, why in done.refused)
+        return Stretch(steps_of(slices, done), ahead.rows, refused)
+
+    async def _alone(self, batch: Batch, rows: int) -> Stretch:
+        """The stretch of bars that warm up, or of bars of which some are late, known or revised."""
+        refused = sum((one.refused for one in batch.slices), Counter[str]())
+        bars = [bar for one in batch.slices for bar in one.bars]
+        if batch.warms_up:
             self.engine.learn(bars)
             return Stretch([], rows, refused, warmed=len(bars))
-        if not batch.in_order:
-            return await self._one_by_one(bars, rows, refused)
-        done = await self._process(bars)
-        refused.update(why.reason.value for _, why in done.refused)
-        return Stretch(list(steps_of(slices, done)), rows, refused)
+        return await self._one_by_one(bars, rows, refused)
 
     async def _one_by_one(self, bars: Sequence[Bar], rows: int, refused: Counter[str]) -> Stretch:
-        """The stretch of bars of one open time, of which some are late, known or revised."""
+        """The same of bars of one open time."""
         kept, rounds, duplicates = list[Bar](), list[Round](), 0
         for bar in bars:
             done = await self._process([bar])
@@ -115,24 +179,24 @@ class Replay:
 
     def _batches(self, history: History, after: int) -> Iterator[Batch]:
         """The slices of a history, as many at once as the engine may be given."""
-        slices, count = list[Slice](), 0
+        slices, count, warmed = list[Slice](), 0, False
         for one in history.slices(after):
-            in_order = self._comes_in_order(one)
+            in_order, warms_up = self._comes_in_order(one), one.open_time_ms < history.start_ms
             if slices and (
                 not in_order
+                or warms_up is not warmed
                 or count + len(one.bars) > BATCH_BARS
                 or one.open_time_ms <= slices[-1].open_time_ms
-                or slices[-1].open_time_ms < history.start_ms <= one.open_time_ms
             ):
-                yield Batch(slices, in_order=True)
+                yield Batch(slices, in_order=True, warms_up=warmed)
                 slices, count = [], 0
             if not in_order:
-                yield Batch([one], in_order=False)
+                yield Batch([one], in_order=False, warms_up=warms_up)
                 continue
             slices.append(one)
-            count += len(one.bars)
+            count, warmed = count + len(one.bars), warms_up
         if slices:
-            yield Batch(slices, in_order=True)
+            yield Batch(slices, in_order=True, warms_up=warmed)
 
     def _comes_in_order(self, one: Slice) -> bool:
         """Whether each bar is newer than all before it of its series."""
@@ -142,6 +206,29 @@ class Replay:
             in_order &= bar.open_time > self._newest.get(key, -1)
             self._newest[key] = max(bar.open_time, self._newest.get(key, -1))
         return in_order
+
+
+@contextlib.contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Look for cyclic garbage a hundred times as rarely: steps make none, and many objects."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(before[0] * 100, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+def _warm_up(sets: Sequence[FeatureSet], settings: Settings) -> WarmUp:
+    """What has to come first, so that agents of these sets see windows of settled rows."""
+    least = max([settings.engine.burn_in_bars, *(s.window_ready_at for s in sets)])
+    settled = max(column.settled_at for column in COLUMNS) + LOOKBACK - 1
+    openings = max(column.sessions for column in COLUMNS)
+    days = HOLIDAYS if settings.sessions.by_symbol() else 1
+    return WarmUp(max(least, settled), least, openings * days * DAY_MS)
 
 
 def _report(failures: Counter[str]) -> Callable[[str, BaseException], None]:

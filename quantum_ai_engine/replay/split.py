@@ -1,6 +1,6 @@
 """A round over many open times, given back as one for each of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 
 from quantum_ai_engine.engine import Round
@@ -9,27 +9,31 @@ from quantum_ai_engine.replay.history import Slice
 from quantum_ai_engine.replay.step import Step
 
 
-def steps_of(batch: Sequence[Slice], done: Round) -> Iterator[Step]:
+def steps_of(batch: Sequence[Slice], done: Round) -> list[Step]:
     """The steps of a round over these slices, in which every bar came in time.
 
-    What is counted beside the bars, and comparisons of features, come with the last of them.
+    What is counted beside the bars comes with the last of them.
     """
-    refused = {position for position, _ in done.refused}
-    rounds, kept, position = [Round() for _ in batch], list[tuple[Bar, ...]](), 0
+    refused, position = {position for position, _ in done.refused}, 0
+    steps = list[Step]()
     for one in batch:
-        places = range(position, position + len(one.bars))
-        kept.append(
-            tuple(bar for at, bar in zip(places, one.bars, strict=True) if at not in refused)
-        )
-        position += len(one.bars)
-    _share(batch, done, rounds)
-    for bars, told in zip(kept, rounds, strict=True):
-        told.processed = len(bars)
-        told.longest_interval_ms = max((bar.interval_ms for bar in bars), default=0)
-    last = next((told for bars, told in zip(kept[::-1], rounds[::-1], strict=True) if bars), None)
-    if last is not None:
-        _count(done, last)
-    yield from (Step(bars, told) for bars, told in zip(kept, rounds, strict=True) if bars)
+        bars = tuple(one.bars)
+        if refused:
+            places = range(position, position + len(bars))
+            bars = tuple(bar for at, bar in zip(places, bars, strict=True) if at not in refused)
+            position += len(one.bars)
+        steps.append(Step(bars, round_of(bars)))
+    _share(batch, done, [step.told for step in steps])
+    steps = [step for step in steps if step.bars]
+    if steps:
+        _count(done, steps[-1].told)
+    return steps
+
+
+def round_of(bars: Sequence[Bar]) -> Round:
+    """A round of bars of which nothing is told yet."""
+    longest_ms = max((bar.interval_ms for bar in bars), default=0)
+    return Round(processed=len(bars), longest_interval_ms=longest_ms)
 
 
 def _share(batch: Sequence[Slice], done: Round, rounds: Sequence[Round]) -> None:
@@ -38,9 +42,6 @@ def _share(batch: Sequence[Slice], done: Round, rounds: Sequence[Round]) -> None
     for signal in done.signals:
         opened = signal.close_time - INTERVAL_MS[signal.interval]
         rounds[place[opened]].signals.append(signal)
-    for record in done.records:
-        opened = record.prediction.close_time - INTERVAL_MS[record.interval]
-        rounds[place[opened]].records.append(record)
     closes = [max((bar.close_time for bar in one.bars), default=0) for one in batch]
     newest = list(accumulate(closes, max))
     for change in done.changes:
@@ -56,7 +57,6 @@ def merged(rounds: Sequence[Round]) -> Round:
         whole.processed += done.processed
         whole.longest_interval_ms = max(whole.longest_interval_ms, done.longest_interval_ms)
         whole.signals += done.signals
-        whole.records += done.records
         whole.changes += done.changes
         _count(done, whole)
     return whole
@@ -71,4 +71,3 @@ def _count(done: Round, told: Round) -> None:
     told.again += done.again
     told.silent.update(done.silent)
     told.unheard += done.unheard
-    told.shifts += done.shifts

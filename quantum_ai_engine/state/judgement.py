@@ -63,7 +63,7 @@ class Judgement:
         names = [one.known.id for one in judged]
         self.agents = tuple(names)
         self.ledger = PredictionLedger(
-            [one.known for one in judged], horizon_bars, _closed_hours(calendars)
+            [one.known for one in judged], horizon_bars, closed_hours(calendars)
         )
         self.scores = Scores(names)
         self.trust = Trust([Expert(*one.known.id, one.prior) for one in judged], settings.trust)
@@ -412,7 +412,7 @@ def _failed_share(predicted: Sequence[Prediction | None]) -> float | None:
     return failed / asked if asked else None
 
 
-def _closed_hours(calendars: Calendars) -> Callable[[Bar, int], bool]:
+def closed_hours(calendars: Calendars) -> Callable[[Bar, int], bool]:
     """Whether a bar of a series that would open then lies in closed hours."""
 
     def is_closed(bar: Bar, open_time: int) -> bool:

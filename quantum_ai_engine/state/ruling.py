@@ -65,6 +65,7 @@ class Ruling:
     volatility: NDArray[np.float64]
     quarantined: NDArray[np.bool_]
     _shares: dict[tuple[bool, ...], Shares] = field(default_factory=dict)
+    _mandates: list[Mandate] = field(default_factory=list, init=False)
 
     def shares(self, awake: tuple[bool, ...]) -> Shares:
         """Who is listened to, given who answered [A]; figured out once."""
@@ -78,7 +79,10 @@ class Ruling:
 
     def of(self, series: int) -> Terms:
         """What holds for one series; one that is newer than the ruling may hold nothing yet."""
-        mandate = Mandate(State(self.risk.state), self.policy.exposure_cap, self.policy.leverage)
+        if not self._mandates:
+            state, policy = State(self.risk.state), self.policy
+            self._mandates.append(Mandate(state, policy.exposure_cap, policy.leverage))
+        mandate = self._mandates[0]
         if series >= len(self.volatility):
             return Terms(mandate, self.allotment.room(series), None, is_quarantined=False)
         volatility = float(self.volatility[series])

@@ -39,8 +39,11 @@ class Told:
 
     def note(self, series: int, said: Said, valid_until: int) -> None:
         """Take what a signal said; an amended one takes the place of the first."""
-        order = Order(said.close_time, said.target, said.wanted, valid_until)
-        self._waiting[series][said.close_time] = order
+        self.take(series, Order(said.close_time, said.target, said.wanted, valid_until))
+
+    def take(self, series: int, order: Order) -> None:
+        """The same of an order that is made already."""
+        self._waiting[series][order.close_time] = order
 
     def order(self, series: int, bar: Bar) -> float | None:
         """The target to be filled at the open of a final bar: None where there is no new one.

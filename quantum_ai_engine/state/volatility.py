@@ -1,6 +1,7 @@
 """How far the close of each series moves from bar to bar, of late and for long."""
 
 from collections.abc import Iterator, Sequence
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class Volatilities:
         told = (state[:, _SEEN] >= RATIO_BARS) & (state[:, _LONG] > 0.0)
         if not told.any():
             return None
-        return float(np.median(np.sqrt(state[told, _SHORT] / state[told, _LONG])))
+        return float(median(np.sqrt(state[told, _SHORT] / state[told, _LONG]).tolist()))
 
     def overdue(self, newest_close: int, intervals: float) -> Iterator[Bar]:
         """The newest final bars of the series that have had none for so many intervals."""

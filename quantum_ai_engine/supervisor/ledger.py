@@ -164,19 +164,22 @@ class PredictionLedger:
 
     def _joined(self, done: Sequence[_Done]) -> Settled:
         n, agents = len(done), len(self._agents)
-        probability = np.full((n, agents), np.nan)
-        weights = np.zeros((n, agents + 1))
-        forecast = np.full(n, np.nan)
-        for i, one in enumerate(done):
+        given, shares, forecasts = list[list[float]](), list[list[float]](), list[float]()
+        for one in done:
             prediction = one.prediction
+            base, heard, weight = prediction.base, [math.nan] * agents, [0.0] * (agents + 1)
             for vote in prediction.votes:
                 column = self._column.get((vote.agent, vote.bundle))
                 if column is not None:
-                    probability[i, column] = vote.probability
-                    weights[i, column] = vote.trust * (1.0 - prediction.base)
-            weights[i, agents] = prediction.base
-            if prediction.probability is not None:
-                forecast[i] = prediction.probability
+                    heard[column] = vote.probability
+                    weight[column] = vote.trust * (1.0 - base)
+            weight[agents] = base
+            given.append(heard)
+            shares.append(weight)
+            forecast = prediction.probability
+            forecasts.append(math.nan if forecast is None else forecast)
+        probability = np.array(given).reshape(n, agents)
+        weights = np.array(shares).reshape(n, agents + 1)
         if n:
             moves = np.abs(np.array([one.move for one in done]))
             probability[moves[:, np.newaxis] <= self._dead_zone] = np.nan
@@ -185,6 +188,6 @@ class PredictionLedger:
             np.array([one.slot for one in done], dtype=np.int64),
             probability,
             weights,
-            forecast,
+            np.array(forecasts),
             np.array([float(one.rose) for one in done]),
         )

@@ -17,6 +17,7 @@ COLUMNS = ("open", "high", "low", "close", "volume")
 _CLOSE, _VOLUME = 3, 4
 MOVE_BARS = 64  # that the recent move of a series remembers
 WARM_BARS = 32  # before a jump can be judged by it
+LOG_TEN = np.log(10.0)
 POWER_TOLERANCE = 0.1  # in ln: a price that jumps by 10 moves by itself, too
 
 Vector = NDArray[np.float64]
@@ -170,7 +171,8 @@ def _outside(state: Vector, clamped_frac: Vector, settings: QualitySettings) -> 
     run = np.minimum(run, settings.clamped_bars)
     state[:, _CLAMPED] = np.where(is_known, run, state[:, _CLAMPED])
     ill = is_far & (state[:, _CLAMPED] >= settings.clamped_bars)
-    state[ill, _SHOWN.start] = clamped_frac[ill]
+    if ill.any():
+        state[ill, _SHOWN.start] = clamped_frac[ill]
     return ill, clamped_frac < settings.clamped_frac / 2.0
 
 
@@ -182,9 +184,10 @@ def _constant(state: Vector, bars: Vector, settings: QualitySettings) -> tuple[F
     state[:, _SAME] = np.minimum(same, settings.constant_bars)
     longest = state[:, _SAME].max(axis=1)
     ill = longest >= settings.constant_bars
-    # The close before the others: when all stand still it is what a person looks at.
-    column = np.where(state[:, 8] >= longest, _CLOSE, state[:, _SAME].argmax(axis=1))
-    state[ill, _SHOWN.start + 1] = column[ill]
+    if ill.any():
+        # The close before the others: when all stand still it is what a person looks at.
+        column = np.where(state[:, 8] >= longest, _CLOSE, state[:, _SAME].argmax(axis=1))
+        state[ill, _SHOWN.start + 1] = column[ill]
     return ill, longest < settings.constant_bars / 2.0
 
 
@@ -196,15 +199,17 @@ def _jumped(state: Vector, close: Vector, settings: QualitySettings) -> tuple[Fl
     before = state[:, _CLOSE]
     move = np.where(np.isnan(before), 0.0, np.log(close / np.where(before > 0.0, before, close)))
     size = np.abs(move)
-    tens = np.rint(size / np.log(10.0))
-    is_power = (tens >= 1.0) & (np.abs(size - tens * np.log(10.0)) <= POWER_TOLERANCE)
+    tens = np.rint(size / LOG_TEN)
+    is_power = (tens >= 1.0) & (np.abs(size - tens * LOG_TEN) <= POWER_TOLERANCE)
     is_warm = state[:, _MOVES] >= WARM_BARS
     least = np.maximum(np.log1p(settings.jump_frac), settings.jump_times * state[:, _MOVE])
     is_far = is_warm & (size > least)
-    _note_jump(state, np.where(is_far & (state[:, _STAYED] == 0.0), move, 0.0))
+    if is_far.any():
+        _note_jump(state, np.where(is_far & (state[:, _STAYED] == 0.0), move, 0.0))
     _note_move(state, np.where(is_far | is_power, np.nan, size))
     has_stayed = _stay(state, close, settings)
-    state[is_power, _SHOWN.start + 2] = move[is_power]
+    if is_power.any():
+        state[is_power, _SHOWN.start + 2] = move[is_power]
     ill = is_power | has_stayed
     return ill, ~ill & ~is_far
 
@@ -229,6 +234,9 @@ def _stay(state: Vector, close: Vector, settings: QualitySettings) -> Flags:
     """Whether a jump has been beyond half its way for long enough; one that has not is dropped."""
     jump = state[:, _JUMP]
     watched = jump != 0.0
+    if not watched.any():  # as nearly always
+        state[:, _STAYED] = 0.0
+        return np.asarray(watched)
     start = np.where(watched, state[:, _FROM], close)
     is_beyond = watched & (np.log(close / start) * np.sign(jump) > np.abs(jump) / 2.0)
     state[:, _STAYED] = np.where(is_beyond, state[:, _STAYED] + 1.0, 0.0)
@@ -242,6 +250,9 @@ def _stay(state: Vector, close: Vector, settings: QualitySettings) -> Flags:
 def _settle(state: Vector, judged: tuple[Flags, Flags, Flags], settings: QualitySettings) -> None:
     """Trip what is ill; clear what has been well for long enough; leave what is not known."""
     ill, well, known = judged
+    if not ill.any() and not (state[:, _OPEN] > 0.0).any():  # as nearly always
+        state[:, _OPEN] = state[:, _WELL] = state[:, _SHOWN] = 0.0
+        return
     need = np.array([settings.clear_bars, settings.clear_bars, settings.settle_bars])
     runs = np.where(known, np.where(well, state[:, _WELL] + 1.0, 0.0), state[:, _WELL])
     is_open = ill | ((state[:, _OPEN] > 0.0) & (runs < need))

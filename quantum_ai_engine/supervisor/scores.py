@@ -180,8 +180,7 @@ class Scores:
             )
         if ((series < 0) | (series >= self._series)).any():
             raise ValueError(f"a series is outside the {self._series} for which there is room")
-        inside = (probabilities >= 0.0) & (probabilities <= 1.0)
-        if not (inside | np.isnan(probabilities)).all():
+        if ((probabilities < 0.0) | (probabilities > 1.0)).any():  # NaN is neither
             raise ValueError("a probability is outside 0 to 1")
         if not ((base >= 0.0) & (base <= 1.0)).all():
             raise ValueError("a base rate is outside 0 to 1")
@@ -196,7 +195,10 @@ def _parts(probabilities: Vector, base: Vector, rose: Vector) -> Vector:
     residual[~given] = 0.0
     brier = residual * residual
     paired = np.where(given, brier - ((base - rose) ** 2)[:, np.newaxis], 0.0)
-    return np.stack((given, brier, residual, paired, paired * paired), axis=2, dtype=np.float64)
+    parts = np.empty((*residual.shape, _PARTS))
+    for i, part in enumerate((given, brier, residual, paired, paired * paired)):
+        parts[:, :, i] = part
+    return parts
 
 
 def _score(sums: Vector) -> Score | None:

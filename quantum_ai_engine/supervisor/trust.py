@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -97,6 +98,15 @@ def prior_of(paired: float, paired_stderr: float) -> float:
     return float(BASE_PRIOR * SHOWN**shown)
 
 
+class _Evidence(NamedTuple):
+    """Per expert R/U, C/U, ln 2 w(0, C/U), and whether it has been awake for enough rounds."""
+
+    regrets: list[float]
+    swings: list[float]
+    level: list[float]
+    seasoned: list[bool]
+
+
 class Trust:
     """Trust in agents, by AdaNormalHedge with sleeping experts; the last expert is the base rate.
 
@@ -130,6 +140,7 @@ class Trust:
         self._settings = settings
         self._regret, self._swing, self._age = np.zeros((3, count))
         self._rounds = np.zeros(count, dtype=np.int64)
+        self._evidence: _Evidence | None = None  # that follows from them
 
     def update(self, losses: Vector, weights: Vector) -> None:
         """Learn from the predictions of one moment that have settled: one round.
@@ -147,6 +158,7 @@ class Trust:
         self._swing = np.where(awake, kept * self._swing + size, self._swing)
         self._age = np.where(awake, kept * self._age + 1.0, self._age)
         self._rounds = self._rounds + awake
+        self._evidence = None
 
     @property
     def weights(self) -> Vector:
@@ -173,9 +185,9 @@ class Trust:
 
     def frozen(self) -> "Trust":
         """The same as it is now: what this one learns from here on is not in it."""
-        twin = Trust(self._experts[:-1], self._settings)
-        twin._regret, twin._swing = self._regret.copy(), self._swing.copy()
-        twin._age, twin._rounds = self._age.copy(), self._rounds.copy()
+        # Nothing here is changed in place, so that both may hold the same arrays.
+        twin = object.__new__(Trust)
+        twin.__dict__.update(self.__dict__)
         return twin
 
     def saved(self) -> SavedTrust:
@@ -198,6 +210,9 @@ class Trust:
         at = [known.get((expert.name, expert.bundle)) for expert in self._experts[:-1]]
         if len(at) > 0 and not any(at):
             return
+        self._evidence = None
+        self._regret, self._swing = self._regret.copy(), self._swing.copy()
+        self._age, self._rounds = self._age.copy(), self._rounds.copy()
         for i, one in enumerate([*at, saved.base]):
             if one is not None:
                 self._regret[i], self._swing[i] = one.regret, one.swing
@@ -230,19 +245,26 @@ class Trust:
 
     def _merits(self, awake: Sequence[bool]) -> list[float]:
         """Per expert ln (w(R, C) / w(0, C)): 0 without evidence, −inf where it has no say."""
-        is_seasoned = self._rounds >= self._settings.min_outcomes
-        unit = self._unit(is_seasoned)
-        regrets, swings = (self._regret / unit).tolist(), (self._swing / unit).tolist()
-        seasoned = is_seasoned.tolist()
+        if self._evidence is None:
+            self._evidence = self._weighed()
+        regrets, swings, level, seasoned = self._evidence
         pairs = zip(regrets, awake, seasoned, strict=True)
         behind = min(max((r for r, *flags in pairs if all(flags)), default=0.0), 0.0)
         merits = []
-        for regret, swing, *flags in zip(regrets, swings, awake, seasoned, strict=True):
-            if all(flags):
-                merits.append(_log_weight(regret - behind, swing) - _log_weight(0.0, swing))
+        for i, is_awake in enumerate(awake):
+            if is_awake and seasoned[i]:
+                merits.append(_log_weight(regrets[i] - behind, swings[i]) - level[i])
             else:
-                merits.append(0.0 if flags[0] else -math.inf)
+                merits.append(0.0 if is_awake else -math.inf)
         return merits
+
+    def _weighed(self) -> _Evidence:
+        """What the experts have shown, in units of its usual size; whoever is awake."""
+        is_seasoned = self._rounds >= self._settings.min_outcomes
+        unit = self._unit(is_seasoned)
+        swings = (self._swing / unit).tolist()
+        level = [_log_weight(0.0, swing) for swing in swings]
+        return _Evidence((self._regret / unit).tolist(), swings, level, is_seasoned.tolist())
 
     def _unit(self, seasoned: Flags) -> float:
         """The unit of regrets, from experts with enough rounds: new ones have no usual swing."""
@@ -312,7 +334,7 @@ def _check(losses: Vector, weights: Vector, experts: int) -> None:
     asleep = np.isnan(losses)
     if asleep[:, -1].any():
         raise ValueError("the base-rate expert is never asleep: its loss is NaN")
-    if not (asleep | ((losses >= 0.0) & (losses <= 1.0))).all():
+    if ((losses < 0.0) | (losses > 1.0)).any():  # NaN is neither
         raise ValueError("a Brier loss is outside 0 to 1")
     given = np.where(asleep, 0.0, weights)
     if not ((given >= 0.0) & (given <= 1.0 + TOLERANCE)).all():

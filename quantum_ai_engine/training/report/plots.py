@@ -1,13 +1,23 @@
 """The pictures of a training report, drawn by matplotlib without touching its global state."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quantum_ai_engine.report.chart import (
+    LIGHT,
+    TEXT_POINTS,
+    Chart,
+    Draw,
+    Theme,
+    draw,
+    missing_library,
+    new_figure,
+    png_bytes,
+)
 from quantum_ai_engine.training.family import Loss
 from quantum_ai_engine.training.options import TrainingError
 from quantum_ai_engine.training.report.importance import Importance
@@ -15,12 +25,8 @@ from quantum_ai_engine.training.report.uncertainty import Group, Z
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-CHART_INCHES = (4.8, 3.5)  # text of 9 points then reads on a phone as in print
 SHEET_INCHES = (11.0, 13.2)
-DPI = 200
-TEXT_POINTS = 9.0
 MOST_BARS = 24
 HISTOGRAM_BINS = 30
 MARKED_EPOCHS = 40  # more points than that are a line
@@ -28,53 +34,17 @@ MARKED_EPOCHS = 40  # more points than that are a line
 Vector = NDArray[np.float64]
 
 
-class Theme(NamedTuple):
-    """Colours of one picture; `first` and `second` keep apart for all kinds of colour blindness.
-
-    Source of the pair: Okabe and Ito 2008. Line style, marker or hatch tell them apart as well.
-    """
-
-    paper: str
-    ink: str
-    faint: str
-    first: str
-    second: str
-
-
-LIGHT = Theme("#ffffff", "#1b2129", "#c9d0d8", "#0072b2", "#d55e00")
-DARK = Theme("#161b22", "#e4e9ef", "#3b444f", "#56b4e9", "#e69f00")
-
-Draw = Callable[["Axes", Theme], None]
-
-
-class Chart(NamedTuple):
-    """One picture: its title, what it says in words, and what draws it."""
-
-    title: str
-    says: str
-    draw: Draw
-
-
 def require_matplotlib() -> None:
     """Raises `TrainingError` where the pictures cannot be drawn: better before a training."""
-    try:
-        import matplotlib.figure  # noqa: F401 (only whether it is there)
-    except ModuleNotFoundError as error:
+    if (name := missing_library()) is not None:
         raise TrainingError(
-            f"the training report needs {error.name}: pip install 'quantum-ai-engine[report]'"
-        ) from error
-
-
-def png(chart: Chart, theme: Theme) -> bytes:
-    """The chart alone, without its title."""
-    figure = _figure(CHART_INCHES, theme)
-    _draw(chart, figure.add_subplot(), theme)
-    return _bytes(figure)
+            f"the training report needs {name}: pip install 'quantum-ai-engine[report]'"
+        )
 
 
 def sheet(title: str, subtitle: str, charts: Sequence[Chart]) -> bytes:
     """All charts under one title, two in a row; an odd last one takes its row alone."""
-    figure = _figure(SHEET_INCHES, LIGHT)
+    figure = new_figure(SHEET_INCHES, LIGHT)
     rows = figure.add_gridspec(2, 1, height_ratios=[0.055, 1.0])
     head, body = figure.add_subfigure(rows[0, 0]), figure.add_subfigure(rows[1, 0])
     for part in (head, body):
@@ -85,9 +55,9 @@ def sheet(title: str, subtitle: str, charts: Sequence[Chart]) -> bytes:
     for i, chart in enumerate(charts):
         alone = i == len(charts) - 1 and i % 2 == 0
         axes = body.add_subplot(grid[i // 2, :] if alone else grid[i // 2, i % 2])
-        _draw(chart, axes, LIGHT)
+        draw(chart, axes, LIGHT)
         axes.set_title(chart.title, loc="left", size=11, weight="bold", color=LIGHT.ink, pad=8)
-    return _bytes(figure)
+    return png_bytes(figure)
 
 
 def losses(values: Sequence[Loss], unit: str, of_base_rate: float) -> Draw:
@@ -237,34 +207,3 @@ def _importances(parts: Sequence[Importance], axes: "Axes", theme: Theme) -> Non
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"rise of the Brier score when shuffled, ± {Z:g} s.e.")
-
-
-def _figure(inches: tuple[float, float], theme: Theme) -> "Figure":
-    from matplotlib.figure import Figure
-
-    return Figure(inches, dpi=DPI, facecolor=theme.paper, layout="constrained")
-
-
-def _draw(chart: Chart, axes: "Axes", theme: Theme) -> None:
-    """The chart in the theme's colours. Set here, since rcParams belong to the whole process."""
-    axes.set_facecolor(theme.paper)
-    chart.draw(axes, theme)
-    axes.grid(color=theme.faint, lw=0.6, alpha=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=theme.ink, labelsize=TEXT_POINTS, length=3)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(theme.ink)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=theme.ink, size=TEXT_POINTS)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, labelcolor=theme.ink, fontsize=TEXT_POINTS - 0.5)
-
-
-def _bytes(figure: "Figure") -> bytes:
-    """The same bytes for the same picture: no date and no version in them."""
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer, format="png", dpi=DPI, facecolor=figure.get_facecolor(), metadata={"Software": None}
-    )
-    return buffer.getvalue()

@@ -11,11 +11,12 @@ import numpy as np
 from quantum_ai_engine.agents.load import load_agent
 from quantum_ai_engine.agents.manifest import HeldOut, Manifest
 from quantum_ai_engine.events import INTERVAL_MS
+from quantum_ai_engine.report import page
+from quantum_ai_engine.report.chart import Chart
 from quantum_ai_engine.training.export import Trained
 from quantum_ai_engine.training.options import TrainingError
-from quantum_ai_engine.training.report import page, plots
+from quantum_ai_engine.training.report import plots
 from quantum_ai_engine.training.report.importance import Permuted, importance, parts_of
-from quantum_ai_engine.training.report.plots import Chart
 from quantum_ai_engine.training.report.uncertainty import (
     LEAST_OUTCOMES,
     Group,

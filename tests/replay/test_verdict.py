@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantum_ai_engine.proof.verdict import Restored, Verdict, compare, compare_states
+from quantum_ai_engine.replay.verdict import Restored, Verdict, compare, compare_states
 
 Signals = list[bytes]
 

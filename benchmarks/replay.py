@@ -1,0 +1,189 @@
+"""Replay of real bars: rows alone, and the whole engine with one agent, with some, with all.
+
+`python -m benchmarks.replay FILE [BARS [PYTHON]]` writes the section; PYTHON is an interpreter that
+has the peers of `replay_peers`. Seconds of the wall and of the processor
+are both told: on a machine that others use, the processor's say more.
+"""
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks.__main__ import write
+from quantum_ai_engine.agents.load import load_agents
+from quantum_ai_engine.config import Loaded, Settings
+from quantum_ai_engine.features.sessions import Calendars
+from quantum_ai_engine.market.files import read_bars
+from quantum_ai_engine.market.paper import PaperMarket
+from quantum_ai_engine.market.stream import stream_bars
+from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.replay.history import Wanted, select
+from quantum_ai_engine.replay.run import Replay
+from quantum_ai_engine.replay.source import FileSource
+from quantum_ai_engine.training.export import train_bundle
+from quantum_ai_engine.training.matrix import Admission, FeatureMatrix
+from quantum_ai_engine.training.models.registry import FAMILIES
+from quantum_ai_engine.training.options import TrainingError, TrainOptions
+
+SKIPPED = 4_000  # bars: agents answer from then on
+PAPER_SYMBOLS, PAPER_STEPS, START_MS = 10, 5_000, 1_704_067_200_000
+SLOW_BARS = 4_000  # with a transformer of 4.8 million parameters
+FIRST = 0.3  # of the file, for training
+OPTIONS = TrainOptions(epochs=1, samples_per_epoch=2_000)
+TREES = ("xgboost", "lightgbm")
+CASES = {
+    "engine without agents": (),
+    "gru": ("gru",),
+    "gru, patchtst, trees": ("gru", "patchtst", *TREES),
+    "all families": tuple(FAMILIES),
+}
+
+
+class Taken(NamedTuple):
+    """What a run took: bars, signals, seconds of the wall and of the processor."""
+
+    bars: int
+    signals: int
+    wall_s: float
+    cpu_s: float
+
+    def line(self, name: str) -> str:
+        return (
+            f"| {name} | {self.bars:,} | {self.signals:,} | {self.bars / self.wall_s:,.0f} | "
+            f"{self.bars / self.cpu_s:,.0f} |"
+        )
+
+
+def main(arguments: Sequence[str]) -> None:
+    path, *others = arguments
+    most = int(others[0]) if others else 10**9
+    write("replay", shown(Path(path), most, others[1] if len(others) > 1 else None))
+
+
+def section() -> str:
+    """Text and table of the page, on a paper market: real bars are no part of this project."""
+    market = PaperMarket(11, PAPER_SYMBOLS, start_ms=START_MS, interval="5m").table(PAPER_STEPS)
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "paper.parquet"
+        _write(market, path)
+        return shown(path, 10**9, None)
+
+
+def shown(path: Path, most: int, python: str | None) -> str:
+    """The table; `python` is an interpreter that has the peers."""
+    lines = [
+        f"The bars of `{path.name}`, {most:,} of them at most, {SLOW_BARS:,} where a transformer "
+        f"answers; agents are trained on its first {FIRST:.0%}. *Features only* are the kernel's "
+        "rows of all bars that the engine would take, as `qae features` makes them, in one thread. "
+        "All else is the live engine with one worker beside it. What other work on the machine "
+        "takes slows the first rate, and hardly the second.",
+        "",
+        "| what | bars | signals | bars/s | bars per second of processor |",
+        "|---|---|---|---|---|",
+    ]
+    for line in _lines(path, most, python):
+        print(line, flush=True)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _lines(path: Path, most: int, python: str | None) -> Iterator[str]:
+    parts = list(stream_bars(path))
+    yield _timed(lambda: (_rows(parts), 0)).line("features only, from bars that were read")
+    yield _timed(lambda: (_rows(stream_bars(path)), 0)).line("… and from the file")
+    for name, kinds in CASES.items():
+        with tempfile.TemporaryDirectory() as directory:
+            refused = _train(kinds, path, Path(directory))
+            bars = min(most, SLOW_BARS) if "transformer" in kinds else most
+            yield _replayed(kinds, path, Path(directory), bars).line(name + refused)
+    if python is not None:
+        yield from _peers(path, python)
+
+
+def _peers(path: Path, python: str) -> Iterator[str]:
+    """What others take for signals of given predictions, fills, costs and a report."""
+    table = read_bars(path)
+    given = np.random.default_rng(0).uniform(0.3, 0.7, len(table))
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "given.parquet"
+        _write(table, file, probability=given)
+        for name in ("backtesting", "vectorbt", "nautilus"):
+            command = [python, str(Path(__file__).with_name("replay_peers.py")), name, str(file)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                yield f"| {name} failed: {done.stderr.splitlines()[-1]} | | | | |"
+                continue
+            told = json.loads(done.stdout.splitlines()[-1])
+            taken = Taken(told["bars"], 0, told["wall_s"], told["cpu_s"])
+            yield taken.line(f"{name}, predictions given")
+
+
+def _write(table: BarTable, path: Path, **others: object) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    names = np.array(table.symbols)[table.symbol_index]
+    prices = dict(zip(("open", "high", "low", "close", "volume"), table.ohlcv.T, strict=True))
+    columns = {"time": table.open_time, "symbol": names, **prices, **others}
+    parquet.write_table(pa.table(columns), path)
+
+
+def _rows(parts: object) -> int:
+    """Rows of all bars that the engine would take, as `qae features` makes them."""
+    admission, matrix, taken = Admission(), FeatureMatrix(Calendars({})), 0
+    for part in parts:  # type: ignore[attr-defined]
+        rows, _ = matrix.rows(part.where(admission.judge(part)))
+        taken += len(rows)
+    return taken
+
+
+def _train(kinds: Sequence[str], path: Path, directory: Path) -> str:
+    """Bundles of these kinds; in words, those that cannot be trained on these bars."""
+    table, refused = read_bars(path).head(FIRST), list[str]()
+    for kind in kinds:
+        try:
+            train_bundle(kind, table, directory, OPTIONS, lambda _: None)
+        except TrainingError:
+            refused.append(kind)
+    return f" without {', '.join(refused)}" if refused else ""
+
+
+def _replayed(kinds: Sequence[str], path: Path, directory: Path, most: int) -> Taken:
+    """A replay of the file, or of its first bars, once all are warm."""
+    agents = load_agents(directory) if kinds else ()
+    replay = Replay(Loaded(Settings(), {}), agents, "benchmark")
+    history = select(FileSource(path), Wanted(), {}, replay.warm_up)
+
+    async def run() -> Taken:
+        bars = signals = 0
+        began = time.perf_counter(), time.process_time()
+        async for stretch in replay.stretches(history):
+            if stretch.rows <= SKIPPED:  # the pool's warm-up is no part of it
+                began = time.perf_counter(), time.process_time()
+                continue
+            bars += sum(len(step.bars) for step in stretch.steps)
+            signals += sum(len(step.told.signals) for step in stretch.steps)
+            if bars >= most:
+                break
+        return Taken(bars, signals, time.perf_counter() - began[0], time.process_time() - began[1])
+
+    return asyncio.run(run())
+
+
+def _timed(work: Callable[[], tuple[int, int]]) -> Taken:
+    work()
+    began = time.perf_counter(), time.process_time()
+    bars, signals = work()
+    return Taken(bars, signals, time.perf_counter() - began[0], time.process_time() - began[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""The report of a backtest: one page for people, and the same numbers as JSON."""
