@@ -1,7 +1,9 @@
 """Peers at one task: signals from ready-made predictions, fills at the next open, costs, a report.
 
 `python replay_peers.py LIBRARY FILE.parquet` in an environment that has the library; it needs
-nothing of the engine. The file has symbol, time (ms), open, high, low, close, volume, probability.
+nothing of the engine (nautilus_trader==1.221.0, backtesting==0.6.6, vectorbt==1.0.0 with plotly<6).
+The file has symbol, time (ms), open, high, low, close, volume, probability.
+
 A symbol is held with a twentieth of the equity, long from 0.6 on and short up to 0.4; 10 bps of
 what is traded are paid.
 """

@@ -21,6 +21,7 @@ from quantum_ai_engine.agents.normaliser import Standardiser
 from quantum_ai_engine.agents.panel import Ballot, Inquiry, Predictor, Question, ask
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.events import (
+    INTERVAL_MS,
     INTERVALS,
     SIGNAL_SCHEMA,
     Abstained,
@@ -149,6 +150,8 @@ class Engine:
         self._calendars = calendars
         self._ingest = settings.ingest
         self._sets = {agent.feature_set.name: agent.feature_set for agent in predictor.agents}
+        valid = settings.engine.valid_intervals
+        self._valid_ms = {name: round(valid * ms) for name, ms in INTERVAL_MS.items()}
         self._families = settings.risk.families()
         self._thresholds = Thresholds(self._risk.long_threshold, self._risk.short_threshold)
         self._ranges = [
@@ -391,7 +394,7 @@ class Engine:
         return one.newest_close if now.wall_ms is None else now.wall_ms
 
     def _valid_until(self, bar: Bar) -> int:
-        return bar.close_time + round(self._settings.valid_intervals * bar.interval_ms)
+        return bar.close_time + self._valid_ms[bar.interval]
 
     def _votes(self, ballot: Ballot, ruling: Ruling) -> tuple[tuple[Vote, ...], float]:
         """The votes of a ballot with their trust, and the base rate's share beside them."""

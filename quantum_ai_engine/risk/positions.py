@@ -66,7 +66,7 @@ class Positions:
     def before(self, series: int, close_time: int) -> tuple[Level, float]:
         """The level and the target with which a bar begins."""
         one = self._series[series]
-        at = bisect_left(one.said, close_time, key=_close_time)
+        at = _place(one.said, close_time)
         if not at:
             return one.before
         last = one.said[at - 1]
@@ -75,13 +75,13 @@ class Positions:
     def said(self, series: int, close_time: int) -> Said | None:
         """What was said of a bar, if it is remembered."""
         one = self._series[series].said
-        at = bisect_left(one, close_time, key=_close_time)
+        at = _place(one, close_time)
         return one[at] if at < len(one) and one[at].close_time == close_time else None
 
     def update(self, series: int, said: Said) -> None:
         """Take note of what was said of a bar, for the first time or again."""
         one = self._series[series]
-        at = bisect_left(one.said, said.close_time, key=_close_time)
+        at = _place(one.said, said.close_time)
         is_again = at < len(one.said) and one.said[at].close_time == said.close_time
         one.said[at : at + is_again] = [said]
         if len(one.said) > self._memory:
@@ -95,6 +95,13 @@ class Positions:
     def restore(self, series: int, before: tuple[Level, float], said: tuple[Said, ...]) -> None:
         """Give a series what was `remembered`."""
         self._series[series] = _Series(before, said)
+
+
+def _place(said: list[Said], close_time: int) -> int:
+    """How many of them are of earlier bars."""
+    if not said or said[-1].close_time < close_time:  # as of every bar that comes in time
+        return len(said)
+    return bisect_left(said, close_time, key=_close_time)
 
 
 def _close_time(said: Said) -> int:
