@@ -33,9 +33,9 @@ def hindrance() -> str | None:
 
 
 def cache() -> Path:
-    """Where both are kept: QAE_E2E_CACHE, else the user's cache directory."""
+    """Where both are kept: E2E_CACHE, else the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("QAE_E2E_CACHE") or Path(base) / "quantum-ai-engine-e2e")
+    return Path(os.environ.get("E2E_CACHE") or Path(base) / "quantum-ai-engine-e2e")
 
 
 def debian() -> Path:

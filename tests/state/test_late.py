@@ -27,7 +27,7 @@ from .streams import (
     twin_of,
 )
 
-CASES = int(os.environ.get("QAE_CASES", "50"))
+CASES = int(os.environ.get("TEST_CASES", "50"))
 FIVE_MS, DAY_MS = 300_000, 86_400_000
 SESSION = 78  # bars of five minutes
 FIRST_MS = int(datetime(2024, 1, 1, 14, 30, tzinfo=UTC).timestamp() * 1000)  # a Monday
@@ -51,7 +51,7 @@ def test_any_order_within_the_late_bound_ends_the_same(stream: Stream) -> None:
     """L53: bars late by at most `late_bars`, doubled and revised, leave what they leave in order.
 
     The features have the same digest, and of each bar a subscriber holds the same opinions, amended
-    or not. `QAE_CASES=10000 python -m pytest tests/state/test_late.py` runs as many cases as that
+    or not. `TEST_CASES=10000 python -m pytest tests/state/test_late.py` runs as many cases as that
     instead of 50.
     """
     straight, other = stream.engine(), stream.engine()
