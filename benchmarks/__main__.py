@@ -1,7 +1,7 @@
 """Run benchmarks: `python -m benchmarks [section …]` writes docs/benchmarks.md, all or in part.
 
 Sections: kernel, peers, growth, inference, burst, overload, daemon, http, scrape, commit, replay,
-soak; `accuracy` writes into docs/features.md. `python -m benchmarks.families FILE …` writes
+soak, replay_memory; `accuracy` writes into docs/features.md. `python -m benchmarks.families FILE …` writes
 docs/models.md, and `python -m benchmarks.soak` the row and the plot of a soak that takes an hour.
 """
 
@@ -28,6 +28,7 @@ SECTIONS = {
     "commit": ("The commit", "benchmarks.commit"),
     "replay": ("Replay", "benchmarks.replay"),
     "soak": ("Soak", "benchmarks.soak"),
+    "replay_memory": ("The memory of a long replay", "benchmarks.replay_memory"),
 }
 ACCURACY = "accuracy"
 INTRODUCTION = """# Benchmarks
