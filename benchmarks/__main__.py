@@ -1,8 +1,9 @@
 """Run benchmarks: `python -m benchmarks [section …]` writes docs/benchmarks.md, all or in part.
 
 Sections: kernel, peers, growth, inference, burst, overload, daemon, http, scrape, commit, replay,
-soak, replay_memory; `accuracy` writes into docs/features.md. `python -m benchmarks.families FILE …` writes
-docs/models.md, and `python -m benchmarks.soak` the row and the plot of a soak that takes an hour.
+soak, replay_memory; `accuracy` writes into docs/features.md. `python -m benchmarks.families FILE …`
+writes docs/models.md, and `python -m benchmarks.soak` the row and the plot of a soak that takes an
+hour.
 """
 
 import importlib
