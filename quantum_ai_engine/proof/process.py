@@ -18,7 +18,7 @@ import msgspec
 from quantum_ai_engine.config import ENVIRONMENT_PREFIX, environment_name
 
 READY, RESTORED = "ready", "state_restored"
-STOP_WITHIN_S = 10.0
+STOP_WITHIN_S = 60.0  # the end of a process with torch takes seconds, on a busy machine many
 LAST_WORDS, LINE_BYTES = 5, 1 << 20
 PR_SET_PDEATHSIG = 1
 OWNERSHIP_LOST = 1
