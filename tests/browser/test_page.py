@@ -1,11 +1,9 @@
 """Tests of the live page in a real Chromium, against a running engine and a real Redis.
 
-With `QAE_SCREENSHOTS` set to a directory, what was seen is kept there.
+With `SCREENSHOTS` set to a directory, what was seen is kept there.
 """
 
 import contextlib
-import os
-import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,25 +19,11 @@ from quantum_ai_engine.events import Bar
 from quantum_ai_engine.market.table import BarTable
 
 from ..daemon.test_app import BARS, changed, feed, published, serving, until, with_one_agent
+from .seen import AXE, PATIENCE_MS, kept_at
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Page
 
-CHROMIUM = shutil.which("chromium")
-try:
-    from playwright.async_api import async_playwright
-except ImportError:
-    HAS_PLAYWRIGHT = False
-else:
-    HAS_PLAYWRIGHT = True
-
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or not HAS_PLAYWRIGHT,
-    reason="THE LIVE PAGE IS NOT TESTED IN A BROWSER: install the package chromium of the system "
-    "and the extra `browser` of this project",
-)
-
-AXE = Path(__file__).parent / "axe.min.js"
 TOKEN = "correct-horse-battery-staple"
 PATHS = {
     "overview": "/",
@@ -50,7 +34,6 @@ PATHS = {
     "risk": "/risk",
 }
 SIZES = {"wide": (1280, 860), "phone": (390, 844)}
-PATIENCE_MS = 30_000
 
 
 @pytest.fixture
@@ -68,16 +51,6 @@ async def daemon(settings: Settings) -> AsyncIterator[Daemon]:
     async with serving(settings) as daemon:
         await until(lambda: daemon.status.ready)
         yield daemon
-
-
-@pytest.fixture
-async def chromium() -> AsyncIterator["Browser"]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        await browser.close()
 
 
 class Look:
@@ -110,8 +83,8 @@ class Look:
 
     async def keep(self, name: str) -> None:
         """A screenshot, where somebody wants one."""
-        if directory := os.environ.get("QAE_SCREENSHOTS"):
-            await self.page.screenshot(path=Path(directory) / f"{name}.png", full_page=True)
+        if place := kept_at(f"{name}.png"):
+            await self.page.screenshot(path=place, full_page=True)
 
 
 @contextlib.asynccontextmanager
