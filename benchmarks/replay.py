@@ -12,22 +12,44 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.__main__ import write
+from quantum_ai_engine.agents.base import Past
 from quantum_ai_engine.agents.load import load_agents
-from quantum_ai_engine.config import Loaded, Settings
+from quantum_ai_engine.config import Loaded, ReplaySettings, Settings
+from quantum_ai_engine.engine import Round
+from quantum_ai_engine.events import (
+    INTERVAL_MS,
+    SIGNAL_SCHEMA,
+    Bar,
+    Policy,
+    Refused,
+    Risk,
+    Signal,
+    Stance,
+    Thresholds,
+    Vote,
+    signal_id,
+)
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.files import read_bars
 from quantum_ai_engine.market.paper import PaperMarket
 from quantum_ai_engine.market.stream import stream_bars
 from quantum_ai_engine.market.table import BarTable
+from quantum_ai_engine.replay.backtest import Backtest
 from quantum_ai_engine.replay.history import Wanted, select
+from quantum_ai_engine.replay.report.summary import About
 from quantum_ai_engine.replay.run import Replay
 from quantum_ai_engine.replay.source import FileSource
+from quantum_ai_engine.replay.step import Step
 from quantum_ai_engine.training.export import train_bundle
 from quantum_ai_engine.training.matrix import Admission, FeatureMatrix
 from quantum_ai_engine.training.models.registry import FAMILIES
@@ -38,6 +60,8 @@ PAPER_SYMBOLS, PAPER_STEPS, START_MS = 10, 5_000, 1_704_067_200_000
 SLOW_BARS = 4_000  # with a transformer of 4.8 million parameters
 FIRST = 0.3  # of the file, for training
 OPTIONS = TrainOptions(epochs=1, samples_per_epoch=2_000)
+# Who gave the predictions that are given.
+GIVEN = SimpleNamespace(name="given", bundle="0" * 12, past=Past(0.5), horizon_bars=5)
 TREES = ("xgboost", "lightgbm")
 CASES = {
     "engine without agents": (),
@@ -104,17 +128,82 @@ def _lines(path: Path, most: int, python: str | None) -> Iterator[str]:
             refused = _train(kinds, path, Path(directory))
             bars = min(most, SLOW_BARS) if "transformer" in kinds else most
             yield _replayed(kinds, path, Path(directory), bars).line(name + refused)
+    yield _book(read_bars(path)).line("account, audit and report, predictions given")
     if python is not None:
         yield from _peers(path, python)
+
+
+def _given(table: BarTable) -> NDArray[np.float64]:
+    return np.random.default_rng(0).uniform(0.3, 0.7, len(table))
+
+
+def _book(table: BarTable) -> Taken:
+    """What the book alone takes, at the task of the peers: signals that are given."""
+    own = ReplaySettings(capital=1e6, fee_bps=10.0, slippage_bps=0.0)
+    about = About("benchmark", "", "given", table.symbols, ())
+    with tempfile.TemporaryDirectory() as directory:
+        began = time.perf_counter(), time.process_time()
+        out = Path(directory) / "run"
+        backtest = Backtest(Settings(replay=own), [GIVEN], out, table.symbols)
+        bars = signals = 0
+        for step in _told(table):
+            backtest.take(step)
+            bars, signals = bars + len(step.bars), signals + len(step.told.signals)
+        backtest.write(about)
+    return Taken(bars, signals, time.perf_counter() - began[0], time.process_time() - began[1])
+
+
+def _told(table: BarTable) -> Iterator[Step]:
+    """Steps with a signal for each bar: a twentieth of equity on the side of its prediction."""
+    length_ms = INTERVAL_MS[table.interval]
+    rows = zip(range(len(table)), _given(table).tolist(), strict=True)
+    for _, group in groupby(rows, lambda row: table.open_time[row[0]]):
+        bars, signals = list[Bar](), list[Signal]()
+        for i, probability in group:
+            with suppress(Refused):
+                bars.append(table.bar(i))
+                side = (probability >= 0.6) - (probability <= 0.4)
+                signals.append(_signal(bars[-1], probability, side, length_ms))
+        if bars:
+            yield Step(tuple(bars), Round(signals=signals, processed=len(bars)))
+
+
+def _signal(bar: Bar, probability: float, side: int, length_ms: int) -> Signal:
+    confidence = max(2.0 * abs(probability - 0.5), 0.05)
+    return Signal(
+        schema=SIGNAL_SCHEMA,
+        id=signal_id(bar.symbol, bar.interval, bar.close_time),
+        environment="live",
+        symbol=bar.symbol,
+        interval=bar.interval,
+        close_time=bar.close_time,
+        produced_at=bar.close_time,
+        valid_until=bar.close_time + 2 * length_ms,
+        horizon_bars=5,
+        probability=probability,
+        confidence=confidence,
+        stance=(Stance.FLAT, Stance.LONG, Stance.SHORT)[side],
+        target=0.05 * side,
+        votes=(Vote(GIVEN.name, GIVEN.bundle, probability, 1.0),),
+        abstained=(),
+        effective_votes=1.0,
+        thresholds=Thresholds(0.6, 0.4),
+        policy=Policy("NORMAL", 1.0, 1.0, "paper"),
+        risk=Risk("ACTIVE", (), ()),
+        schema_hash="",
+        row_hash="",
+        engine="benchmark",
+        config_hash="",
+        latency_us={},
+    )
 
 
 def _peers(path: Path, python: str) -> Iterator[str]:
     """What others take for signals of given predictions, fills, costs and a report."""
     table = read_bars(path)
-    given = np.random.default_rng(0).uniform(0.3, 0.7, len(table))
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "given.parquet"
-        _write(table, file, probability=given)
+        _write(table, file, probability=_given(table))
         for name in ("backtesting", "vectorbt", "nautilus"):
             command = [python, str(Path(__file__).with_name("replay_peers.py")), name, str(file)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
