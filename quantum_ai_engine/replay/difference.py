@@ -149,7 +149,7 @@ def _sentence(
     elif "trust" in parts:
         words.append(f"votes are the same, their trust is not ({', '.join(agents)})")
     elif not of_rows:
-        words.append("; ".join(_own(published, ours, x) for x in differing(published, ours)))
+        words.append("; ".join(_values(published, ours, x) for x in differing(published, ours)))
     return ": ".join([words[0], "; ".join(words[1:])]) if words[1:] else words[0]
 
 
@@ -158,7 +158,7 @@ def _vote(name: str, published: Fields, ours: Fields) -> str:
     return f"agent {name}: published {told or 'no vote'}, replayed {here or 'no vote'}"
 
 
-def _own(published: Fields, ours: Fields, name: str) -> str:
+def _values(published: Fields, ours: Fields, name: str) -> str:
     return f"{name}: published {_text(published.get(name))}, replayed {_text(ours.get(name))}"
 
 
