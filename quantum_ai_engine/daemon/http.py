@@ -1,7 +1,9 @@
 """HTTP on the daemon's own loop: health, metrics, predictions, and the document of it all."""
 
 import asyncio
+import math
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ from quantum_ai_engine.engine import Engine
 SHUTDOWN_S = 0.3  # a request that is never finished must not hold up the stop
 ACCEPTED_S = 0.05  # what has just been accepted has its request on the way
 METRICS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+SCRAPE_AGAIN_S = 0.25  # as old as a scrape may be: each is some ms in which no signal is made
 
 
 class Api:
@@ -33,10 +36,13 @@ class Api:
         status: Status,
         metrics: Metrics,
         engines: Callable[[], Mapping[int, Engine]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._status = status
         self._metrics = metrics
         self._engines = engines
+        self._clock = clock
+        self._scraped_s, self._scraped = -math.inf, b""
 
     def routes(self) -> list[Route]:
         return [
@@ -91,7 +97,10 @@ class Api:
         return answer(Ready(ready=False, reason=self._status.reason()), status=503)
 
     async def metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics.render(), headers={"Content-Type": METRICS_TEXT})
+        """The metrics as they are, or as they were a moment ago for who asks without a pause."""
+        if (now := self._clock()) - self._scraped_s >= SCRAPE_AGAIN_S:
+            self._scraped_s, self._scraped = now, self._metrics.render()
+        return web.Response(body=self._scraped, headers={"Content-Type": METRICS_TEXT})
 
     async def agents(self, _: web.Request) -> web.Response:
         """How each agent stands and what it scored, by partition; null where nothing settled."""

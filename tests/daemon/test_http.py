@@ -7,13 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import ClientSession
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from quantum_ai_engine.config import Settings
 from quantum_ai_engine.daemon.app import Daemon
 from quantum_ai_engine.daemon.client import Client
+from quantum_ai_engine.daemon.http import SCRAPE_AGAIN_S, Api
 from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.metrics import Metrics
 from quantum_ai_engine.daemon.routes import BODY_BYTES
+from quantum_ai_engine.daemon.status import Status
 from quantum_ai_engine.events import Bar
 from quantum_ai_engine.features import kernel
 from quantum_ai_engine.market.table import BarTable
@@ -293,3 +297,18 @@ async def test_every_column_can_be_asked_for(
     _, own = await predict(http, asked | {"bars": given(bars, "ETHUSDT")})
     assert live["features"] == own["features"]
     assert all(None not in values for values in live["features"].values())
+
+
+async def test_scrapes_without_a_pause_cost_one() -> None:
+    """L09: who asks all the time cannot hold up signals, and hears nothing that is old."""
+    now, metrics = [0.0], Metrics("0.1.0", "build", "config")
+    api = Api(Status.of([]), metrics, dict, clock=lambda: now[0])
+    request = make_mocked_request("GET", "/metrics")
+    first = (await api.metrics(request)).body
+    metrics.gaps.inc()
+    now[0] = SCRAPE_AGAIN_S / 2
+    assert (await api.metrics(request)).body == first
+    now[0] = SCRAPE_AGAIN_S
+    second = (await api.metrics(request)).body
+    assert isinstance(second, bytes)
+    assert b"qae_gaps_total 1.0" in second
