@@ -18,7 +18,10 @@ PATIENCE_S = 15.0  # then an answer counts as none
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to ask: `single`, `ten` or `metrics`, how often a second (0: as often as answered)."""
+    """What to ask: `single`, `ten` or `metrics`, how often a second (0: as often as answered).
+
+    `page`: each connection is a browser that follows the overview; an answer is an update.
+    """
 
     url: str
     kind: str
@@ -77,7 +80,10 @@ async def carry_out(plan: Plan) -> Asked:
     async with aiohttp.ClientSession(plan.url, connector=connector, timeout=timeout) as session:
         asker, began = Asker(session, plan), time.perf_counter()
         async with asyncio.TaskGroup() as tasks:
-            if not plan.rate:
+            if plan.kind == "page":
+                for _ in range(plan.connections):
+                    tasks.create_task(_follow(session, asker, began + plan.seconds))
+            elif not plan.rate:
                 for _ in range(plan.connections):
                     tasks.create_task(_again(asker, began + plan.seconds))
             for i in range(int(plan.rate * plan.seconds)):
@@ -86,6 +92,22 @@ async def carry_out(plan: Plan) -> Asked:
                 tasks.create_task(asker.ask(due))
         lasted_s = time.perf_counter() - began
     return Asked(asker.seconds, asker.refused, lasted_s, asker.size)
+
+
+async def _follow(session: aiohttp.ClientSession, asker: Asker, until: float) -> None:
+    """Take updates; the time of each is that since the one before it."""
+    endless = aiohttp.ClientTimeout(total=None)
+    async with session.get("/events?page=overview", timeout=endless) as answer:
+        asker.refused += answer.status != 200
+        last = time.perf_counter()
+        async for line in answer.content:
+            now = time.perf_counter()
+            if line.startswith(b"data:"):
+                asker.size = len(line)
+                asker.seconds.append(now - last)
+                last = now
+            if now > until:
+                return
 
 
 async def _again(asker: Asker, until: float) -> None:

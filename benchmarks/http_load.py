@@ -40,6 +40,7 @@ LOADS = {
     "`/predict` of ten, 20 a second": ("ten", 20.0, 16),
     "`/predict`, as fast as it goes": ("single", 0.0, 8),
     "`/metrics`, as fast as it goes": ("metrics", 0.0, 1),
+    "200 browsers follow the overview: updates": ("page", 0.0, 200),
 }
 
 
