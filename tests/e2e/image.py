@@ -15,6 +15,16 @@ from pathlib import Path
 PROJECT = Path(__file__).parents[2]
 SUITE = "bookworm"
 PACKAGES = "systemd-sysv,dbus,python3,python3-venv,redis-server,libgomp1,procps,iproute2,util-linux"
+# What a boot needs of the kernel: mounts, overlays, and control groups of its own.
+TRIED = """
+mount --make-rprivate /
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/lower /mnt/upper /mnt/work /mnt/root
+mount -t overlay overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+for groups in /sys/fs/cgroup /sys/fs/cgroup/systemd; do
+    if [ -e $groups/cgroup.procs ]; then mkdir $groups/e2e-tried; rmdir $groups/e2e-tried; fi
+done
+"""
 NEEDED = ("debootstrap", "unshare", "nsenter", "setpriv", "ip")
 
 
@@ -26,10 +36,10 @@ def hindrance() -> str | None:
         return f"{', '.join(missing)} not installed (Debian: apt install debootstrap iproute2)"
     tried = subprocess.run(
         ["unshare", "--fork", "--pid", "--mount", "--uts", "--ipc", "--net", "--cgroup",
-         "mount", "--make-rprivate", "/"],
+         "sh", "-ec", TRIED],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    return f"no namespaces can be made: {tried.stderr.strip()}" if tried.returncode else None
+    return f"no machine can be made: {tried.stderr.strip()}" if tried.returncode else None
 
 
 def cache() -> Path:
