@@ -34,6 +34,7 @@ from quantum_ai_engine.replay.certificate import Certificate, misfits
 from quantum_ai_engine.replay.certifier import Again, Certifier, Inputs, Scripted, SeenBar
 from quantum_ai_engine.replay.difference import Rows
 from quantum_ai_engine.replay.published import Origin, Published, PublishedError
+from quantum_ai_engine.report.files import write_whole
 
 STREAM = "stream"
 CERTIFICATE = "certificate.json"
@@ -318,9 +319,7 @@ def _rows(path: Path | None) -> Rows | None:
 def _write(out: Path, certificate: Certificate) -> None:
     """Whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    temporary = out / f".{CERTIFICATE}.part"
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(certificate)))
-    temporary.replace(out / CERTIFICATE)
+    write_whole(out / CERTIFICATE, msgspec.json.format(msgspec.json.encode(certificate)))
 
 
 def run_certify(loaded: Loaded, bundles: Path | None, what: Certified, out: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +31,14 @@ class CommandError(Exception):
 
 class UsageError(CommandError):
     """An option with a value that it cannot have."""
+
+
+def day_ms(option: str, day: str) -> int:
+    """When a day begins, midnight UTC, in ms. Raises `UsageError`, which names the option."""
+    try:
+        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
+    except ValueError as error:
+        raise UsageError(f"{option} {day}: write a day as 2025-01-31") from error
 
 
 def say(text: str | Text, to: Console = console) -> None:

@@ -1,7 +1,6 @@
 """`qae features`: a feature matrix from recorded bars, as the live engine would compute it."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,7 @@ from quantum_ai_engine.cli.common import (
     CommandError,
     ConfigOption,
     UsageError,
+    day_ms,
     load_settings,
     progress_bar,
     say,
@@ -46,11 +46,12 @@ def features(
         raise UsageError(f"--set: {error}") from error
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out}: name a .parquet file")
+    start_ms = day_ms("--start", start) if start is not None else 0
     calendars = Calendars(load_settings(config, None).settings.sessions.by_symbol())
     parts = stream_bars(data, symbol=symbol, interval=interval)
     temporary = out.with_name(f".{out.name}.part")
     try:
-        bars, rows = _write(temporary, chosen, _frames(parts, chosen, calendars, _day_ms(start)))
+        bars, rows = _write(temporary, chosen, _frames(parts, chosen, calendars, start_ms))
         temporary.replace(out)
     except OSError as error:
         raise CommandError(f"cannot write {out}: {error.strerror}") from error
@@ -110,12 +111,3 @@ def _write(
             bar.update(task, completed=bars, note=f"{rows:,} rows")
         bar.update(task, total=bars)
     return bars, rows
-
-
-def _day_ms(day: str | None) -> int:
-    if day is None:
-        return 0
-    try:
-        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError as error:
-        raise UsageError(f"--start {day}: write a day as 2025-01-31") from error

@@ -5,7 +5,6 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +21,7 @@ from quantum_ai_engine.cli.common import (
     ConfigOption,
     SetOption,
     UsageError,
+    day_ms,
     load_settings,
     progress_bar,
     redis_client,
@@ -169,18 +169,11 @@ def _wanted(
 ) -> Wanted:
     if blocks is not None and start is not None:
         raise UsageError("--blocks and --from both say where to begin: give one of them")
-    start_ms = _day_ms("--from", start) if start else 0
-    end_ms = _day_ms("--to", end) if end else FOREVER_MS
+    start_ms = day_ms("--from", start) if start else 0
+    end_ms = day_ms("--to", end) if end else FOREVER_MS
     if end_ms <= start_ms:
         raise UsageError(f"--to {end} is not after --from {start}")
     return Wanted(start_ms, end_ms, blocks, block_size)
-
-
-def _day_ms(option: str, day: str) -> int:
-    try:
-        return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() * 1000)
-    except ValueError as error:
-        raise UsageError(f"{option} {day}: write a day as 2025-01-31") from error
 
 
 def _make(out: Path) -> None:

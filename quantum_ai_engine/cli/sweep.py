@@ -25,6 +25,7 @@ from quantum_ai_engine.replay.executors import Executor, ExecutorError, Processe
 from quantum_ai_engine.replay.sweep import Sweep, SweepError, Table, Training, read_spec, run_sweep
 from quantum_ai_engine.replay.sweep_page import page_of, verdict, write_table
 from quantum_ai_engine.report.chart import missing_library
+from quantum_ai_engine.report.files import write_whole
 
 FAILED = 1
 
@@ -130,9 +131,6 @@ def _write(out: Path, title: str, table: Table) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_table(out, table)
-        page = out.with_suffix(".html")
-        temporary = page.with_name(f".{page.name}.part")
-        temporary.write_text(page_of(title, table), encoding="utf-8")
-        temporary.replace(page)
+        write_whole(out.with_suffix(".html"), page_of(title, table).encode())
     except OSError as error:
         raise CommandError(f"cannot write {out}: {error.strerror}") from error

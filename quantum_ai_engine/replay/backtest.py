@@ -1,6 +1,5 @@
 """The backtest: account, audit and report, as one follower of a replay's steps."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from quantum_ai_engine.replay.report.summary import (
 from quantum_ai_engine.replay.runs import Run, note_run, read_runs, run_id, tried_before
 from quantum_ai_engine.replay.step import Step
 from quantum_ai_engine.replay.tape import Tape
+from quantum_ai_engine.report.files import write_whole
 
 REPORT_HTML, REPORT_JSON = "report.html", "report.json"
 _FILLS_AT_ONCE = 4_096
@@ -197,13 +197,3 @@ class Backtest:
             worth.sharpe,
             worth.sharpe_per_bar,
         )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

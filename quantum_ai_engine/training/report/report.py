@@ -1,6 +1,5 @@
 """The training report: what was learned, how well, from what, on one page for people."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from quantum_ai_engine.agents.manifest import HeldOut, Manifest
 from quantum_ai_engine.events import INTERVAL_MS
 from quantum_ai_engine.report import page
 from quantum_ai_engine.report.chart import Chart
+from quantum_ai_engine.report.files import write_whole
 from quantum_ai_engine.training.export import Trained
 from quantum_ai_engine.training.options import TrainingError
 from quantum_ai_engine.training.report import plots
@@ -70,18 +70,9 @@ def write_report(
     html = page.page(f"Training report: {manifest.name}", _parts(trained, found, charts))
     directory.mkdir(parents=True, exist_ok=True)
     name = f"{manifest.name}-{trained.bundle.digest}"
-    _write(directory / f"{name}.png", pictures)
-    return _write(directory / f"{name}.html", html.encode())
-
-
-def _write(path: Path, data: bytes) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    path = directory / f"{name}.html"
+    write_whole(path.with_suffix(".png"), pictures)
+    write_whole(path, html.encode())
     return path
 
 
