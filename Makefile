@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test e2e lint types floorplan unit alerts check man bench wheel install rollback uninstall clean
+.PHONY: run test cover e2e lint types floorplan unit alerts check man bench wheel install rollback uninstall clean
 
 run: $(VENV)/ready
 	$(BIN)/qae demo
 
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+# The same, and which lines and branches it reached: a fifth slower.
+cover: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov=quantum_ai_engine --cov-branch --cov-report=term:skip-covered
 
 check: lint types floorplan unit
 
@@ -35,7 +39,7 @@ man: $(VENV)/ready-dev
 
 # The units under a real systemd: needs root, debootstrap, and minutes. See tests/e2e.
 e2e: $(VENV)/ready-dev
-	$(BIN)/python -m pytest --no-cov --durations=0 -ra tests/e2e
+	$(BIN)/python -m pytest --durations=0 -ra tests/e2e
 
 wheel: $(VENV)/ready-dev
 	$(BIN)/hatchling build --target wheel -d dist
