@@ -83,7 +83,8 @@ def _parquet_parts(path: Path) -> Iterator[Columns]:
     from pyarrow import parquet
 
     first_row = 1
-    with parquet.ParquetFile(path) as file:
+    # What is buffered ahead stays until the file is closed: in the end that is all of it.
+    with parquet.ParquetFile(path, pre_buffer=False) as file:
         header = file.schema_arrow.names
         found = find(path, header)
         wanted = [header[position] for position in found.values()]

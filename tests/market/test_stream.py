@@ -44,6 +44,25 @@ def written(folder: Path, suffix: str, table: BarTable = TABLE) -> Path:
     return path
 
 
+def test_a_file_is_never_held_as_a_whole(tmp_path: Path) -> None:
+    """What lies behind the part that is read has been let go of, also in a file of many groups."""
+    path, groups, group_rows = tmp_path / "bars.parquet", 20, 60_000
+    random = np.random.default_rng(1)
+    names = ("time", "open", "high", "low", "close", "volume")
+    with parquet.ParquetWriter(path, pa.schema([(name, pa.float64()) for name in names])) as file:
+        for group in range(groups):
+            times = START_MS + 60_000.0 * (group * group_rows + np.arange(group_rows))
+            low, inner, high = np.sort(random.uniform(1.0, 2.0, (group_rows, 3)), axis=1).T
+            values = (times, inner, high, low, inner, random.uniform(1.0, 2.0, group_rows))
+            file.write_table(pa.table(dict(zip(names, values, strict=True))))
+    before, held, rows = pa.total_allocated_bytes(), 0, 0
+    for part in stream_bars(path, symbol="A"):
+        rows += len(part)
+        held = max(held, pa.total_allocated_bytes() - before)
+    assert rows == groups * group_rows
+    assert held < path.stat().st_size / 2
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".parquet"])
 def test_the_parts_are_the_whole(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
