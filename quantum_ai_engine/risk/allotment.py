@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from quantum_ai_engine.config import RiskSettings
@@ -81,8 +82,10 @@ def allot(wanted: _Floats, groups: Sequence[_Units], settings: RiskSettings) -> 
     if not np.isfinite(wanted).all():
         raise ValueError("a wanted target is not a finite number")
     gross_cap, net_cap = _in_units(settings.gross_cap), _in_units(settings.net_cap)
-    longs = np.floor(np.clip(wanted, 0.0, settings.gross_cap) * _UNITS).astype(np.int64)
-    shorts = np.floor(np.clip(-wanted, 0.0, settings.gross_cap) * _UNITS).astype(np.int64)
+    longs, shorts = (
+        (np.minimum(np.maximum(side, 0.0), settings.gross_cap) * _UNITS).astype(np.int64)
+        for side in (wanted, -wanted)
+    )
     grouped = np.full(len(wanted), gross_cap, dtype=np.int64)
     for rows in groups:
         part = (longs + shorts)[rows], grouped[rows], _in_units(settings.group_cap)
@@ -102,25 +105,59 @@ def allot(wanted: _Floats, groups: Sequence[_Units], settings: RiskSettings) -> 
 
 def _fill(wanted: _Units, ceiling: _Units, capacity: int, newcomer_share: float) -> _Units:
     """Shares of a capacity whose sum does not exceed it, each at most its ceiling."""
-    if int(ceiling.sum()) <= capacity:
-        return ceiling
-    kept = np.minimum(ceiling, int(capacity * newcomer_share) // len(ceiling))
-    more = np.maximum(np.minimum(wanted, ceiling) - kept, 0)
-    granted = kept + _proportionally(more, capacity - int(kept.sum()))
-    return granted + _proportionally(ceiling - granted, capacity - int(granted.sum()))
+    kept = int(capacity * newcomer_share) // max(len(ceiling), 1)
+    shares: _Units = _shares(wanted, ceiling, capacity, kept)
+    return shares
 
 
-def _proportionally(parts: _Units, capacity: int) -> _Units:
-    """The parts, scaled down where their sum exceeds the capacity.
+_jit = njit(error_model="numpy", inline="always")
+
+
+@_jit
+def _sum(parts):  # type: ignore[no-untyped-def]  # it is compiled
+    total = 0
+    for part in parts:
+        total += part
+    return total
+
+
+@_jit
+def _grant(parts, capacity, shares):  # type: ignore[no-untyped-def]
+    """Add the parts to the shares, scaled down where their sum exceeds the capacity.
 
     Rounding of the scale and the products is far below one unit in all, and each is rounded down
     to whole units: so the sum, which is whole, cannot exceed the capacity. One alone has all of it.
     """
-    total = int(parts.sum())
-    if total <= capacity:
-        return parts
-    scaled = np.floor(parts * (capacity / total)).astype(np.int64)
-    return np.where(parts == total, capacity, scaled)
+    total = _sum(parts)
+    scale = capacity / total if total > capacity else 1.0
+    for i in range(parts.shape[0]):
+        if total <= capacity:
+            shares[i] += parts[i]
+        elif parts[i] == total:
+            shares[i] += capacity
+        else:
+            shares[i] += int(parts[i] * scale)
+
+
+def _one_pass(wanted, ceiling, capacity, least):  # type: ignore[no-untyped-def]
+    """Where ceilings do not fit: `least` for all, then what is wanted, then what is left."""
+    if _sum(ceiling) <= capacity:
+        return ceiling
+    shares, parts = np.empty_like(ceiling), np.empty_like(ceiling)
+    for i in range(ceiling.shape[0]):
+        shares[i] = min(ceiling[i], least)
+        parts[i] = max(min(wanted[i], ceiling[i]) - shares[i], 0)
+    _grant(parts, capacity - _sum(shares), shares)
+    for i in range(ceiling.shape[0]):
+        parts[i] = ceiling[i] - shares[i]
+    _grant(parts, capacity - _sum(shares), shares)
+    return shares
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_shares = njit("int64[::1](int64[::1], int64[::1], int64, int64)", cache=True, error_model="numpy")(
+    _one_pass
+)
 
 
 def _in_units(cap: float) -> int:

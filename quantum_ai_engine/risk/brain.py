@@ -166,7 +166,7 @@ class RiskBrain:
         values = _values(figures, self._daily_loss.get())
         for name, breaker in self._breakers.items():
             breaker.update(at_ms, values[name])
-            if self._severity[name] == "halt" and breaker.get().is_open:
+            if breaker.is_open and self._severity[name] == "halt":
                 self._halted_by.setdefault(name, breaker.reason)
         self._settle(at_ms)
 
@@ -187,8 +187,10 @@ class RiskBrain:
         manual = {BreakerName.MANUAL: f"manual: a person's {self._manual}"} if self._manual else {}
         reasons = manual | self._halted_by
         for name, breaker in self._breakers.items():
-            if name not in self._halted_by and breaker.get().is_open:
+            if breaker.is_open and name not in self._halted_by:
                 reasons[name] = breaker.reason
+        if not reasons:  # as nearly always
+            return RiskVerdict(self._state, (), (), self._since_ms)
         names = tuple(str(name) for name in BreakerName if name in reasons)
         return RiskVerdict(
             self._state, names, tuple(reasons[BreakerName(n)] for n in names), self._since_ms
@@ -225,7 +227,7 @@ class RiskBrain:
         state = State.ACTIVE
         if self._halted_by or self._manual == "halt":
             state = State.HALTED
-        elif self._manual or any(b.get().is_open for b in self._breakers.values()):
+        elif self._manual or any(b.is_open for b in self._breakers.values()):
             state = State.REDUCING
         if state is not self._state:
             self._state, self._since_ms = state, at_ms
