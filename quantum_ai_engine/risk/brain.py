@@ -8,6 +8,7 @@ import msgspec
 from quantum_ai_engine.config import RiskSettings
 from quantum_ai_engine.risk.breakers import Breaker, BreakerName, BreakerState, SavedBreaker
 
+_NAMES = tuple(BreakerName)
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
 
 
@@ -191,10 +192,9 @@ class RiskBrain:
                 reasons[name] = breaker.reason
         if not reasons:  # as nearly always
             return RiskVerdict(self._state, (), (), self._since_ms)
-        names = tuple(str(name) for name in BreakerName if name in reasons)
-        return RiskVerdict(
-            self._state, names, tuple(reasons[BreakerName(n)] for n in names), self._since_ms
-        )
+        names = [name for name in _NAMES if name in reasons]
+        why = tuple([reasons[name] for name in names])
+        return RiskVerdict(self._state, tuple([name.value for name in names]), why, self._since_ms)
 
     def breakers(self) -> tuple[BreakerState, ...]:
         """Every breaker as it is, `manual` first."""

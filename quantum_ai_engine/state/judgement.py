@@ -161,10 +161,10 @@ class Judgement:
         for interval_ms in moment.intervals_ms:
             newest = moment.at_ms // interval_ms
             closes = range(newest - memory, newest + 1)
-            needed.update(bisect_right(times, close * interval_ms) - 1 for close in closes)
+            needed.update([bisect_right(times, close * interval_ms) - 1 for close in closes])
         kept = sorted(place for place in needed if place >= 0)
         if len(kept) < len(times):
-            self.rulings = deque(self.rulings[place] for place in kept)
+            self.rulings = deque([self.rulings[place] for place in kept])
 
     def _joined(self, moment: Moment) -> Iterator[Change]:
         """Whether the alarms of half of the agents have a cause in common, if that is new."""

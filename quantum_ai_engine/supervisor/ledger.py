@@ -167,7 +167,7 @@ class PredictionLedger:
     def _joined(self, done: Sequence[_Done]) -> Settled:
         n, agents = len(done), len(self._agents)
         nobody, nothing = [math.nan] * agents, [0.0] * agents
-        given, shares, forecasts = list[list[float]](), list[list[float]](), list[float]()
+        given, shares, forecasts = list[float](), list[float](), list[float]()
         for one in done:
             prediction = one.prediction
             base, heard, weight = prediction.base, nobody.copy(), nothing.copy()
@@ -176,9 +176,9 @@ class PredictionLedger:
                 if column is not None:
                     heard[column] = vote.probability
                     weight[column] = vote.trust * (1.0 - base)
-            weight.append(base)
-            given.append(heard)
-            shares.append(weight)
+            given += heard
+            shares += weight
+            shares.append(base)
             forecast = prediction.probability
             forecasts.append(math.nan if forecast is None else forecast)
         probability = np.array(given).reshape(n, agents)
