@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from quantum_ai_engine.config import RiskSettings
@@ -43,6 +44,8 @@ class Allotment:
 
     def scattered(self, places: _Units, series: int) -> "Allotment":
         """The same among `series` series, of which only those at these places have room."""
+        if len(places) == series:
+            return self
         long, short = np.zeros((2, series))
         # Who has none waits for a share of the gross cap.
         long_limits, short_limits = np.full((2, series), _LIMITS.index(Limit.GROSS_CAP), np.int8)
@@ -80,53 +83,119 @@ def allot(wanted: _Floats, groups: Sequence[_Units], settings: RiskSettings) -> 
     """
     if not np.isfinite(wanted).all():
         raise ValueError("a wanted target is not a finite number")
-    gross_cap, net_cap = _in_units(settings.gross_cap), _in_units(settings.net_cap)
-    longs = np.floor(np.clip(wanted, 0.0, settings.gross_cap) * _UNITS).astype(np.int64)
-    shorts = np.floor(np.clip(-wanted, 0.0, settings.gross_cap) * _UNITS).astype(np.int64)
-    grouped = np.full(len(wanted), gross_cap, dtype=np.int64)
-    for rows in groups:
-        part = (longs + shorts)[rows], grouped[rows], _in_units(settings.group_cap)
-        grouped[rows] = _fill(*part, settings.newcomer_share)
-    gross = _fill(longs + shorts, grouped, gross_cap, settings.newcomer_share)
-    long = _fill(longs, gross, net_cap, settings.newcomer_share)
-    short = _fill(shorts, gross, net_cap, settings.newcomer_share)
-    is_gross = (gross < grouped) | (grouped == gross_cap)
-    whole = min(settings.gross_cap, settings.net_cap)
-    return Allotment(
-        _in_fractions(long, whole),
-        _in_fractions(short, whole),
-        np.where(long < gross, 2, is_gross).astype(np.int8),
-        np.where(short < gross, 2, is_gross).astype(np.int8),
+    caps, newcomers, n = (
+        (settings.gross_cap, settings.net_cap),
+        settings.newcomer_share,
+        len(wanted),
     )
+    grouped = np.full(n, _in_units(settings.gross_cap), dtype=np.int64)
+    for rows in groups:
+        some, most = wanted[rows], settings.gross_cap
+        sides = _units(some, most) + _units(-some, most)
+        kept = _least(settings.group_cap, len(rows), newcomers)
+        grouped[rows] = _fill(sides, grouped[rows], _in_units(settings.group_cap), kept)
+    room, limits = np.empty((2, n)), np.empty((2, n), dtype=np.int8)
+    each = _least(caps[0], n, newcomers), _least(caps[1], n, newcomers)
+    _share_out(wanted, grouped, caps, each, room, limits)
+    return Allotment(*room, *limits)
 
 
-def _fill(wanted: _Units, ceiling: _Units, capacity: int, newcomer_share: float) -> _Units:
-    """Shares of a capacity whose sum does not exceed it, each at most its ceiling."""
-    if int(ceiling.sum()) <= capacity:
-        return ceiling
-    kept = np.minimum(ceiling, int(capacity * newcomer_share) // len(ceiling))
-    more = np.maximum(np.minimum(wanted, ceiling) - kept, 0)
-    granted = kept + _proportionally(more, capacity - int(kept.sum()))
-    return granted + _proportionally(ceiling - granted, capacity - int(granted.sum()))
+def _units(wanted: _Floats, most: float) -> _Units:
+    """What is wanted of one side, in whole units."""
+    units: _Units = (np.minimum(np.maximum(wanted, 0.0), most) * _UNITS).astype(np.int64)
+    return units
 
 
-def _proportionally(parts: _Units, capacity: int) -> _Units:
-    """The parts, scaled down where their sum exceeds the capacity.
-
-    Rounding of the scale and the products is far below one unit in all, and each is rounded down
-    to whole units: so the sum, which is whole, cannot exceed the capacity. One alone has all of it.
-    """
-    total = int(parts.sum())
-    if total <= capacity:
-        return parts
-    scaled = np.floor(parts * (capacity / total)).astype(np.int64)
-    return np.where(parts == total, capacity, scaled)
+def _least(cap: float, series: int, newcomer_share: float) -> int:
+    """What is kept for each series, in units."""
+    return int(_in_units(cap) * newcomer_share) // max(series, 1)
 
 
 def _in_units(cap: float) -> int:
     return int(cap * _UNITS)
 
 
-def _in_fractions(units: _Units, whole: float) -> _Floats:
-    """As floats; who has the whole cap has all of it, not only its whole units."""
-    return np.where(units == _in_units(whole), whole, units / _UNITS)
+_jit = njit(error_model="numpy", inline="always")
+
+
+@_jit
+def _sum(parts):  # type: ignore[no-untyped-def]  # it is compiled
+    total = 0
+    for part in parts:
+        total += part
+    return total
+
+
+@_jit
+def _grant(parts, capacity, shares):  # type: ignore[no-untyped-def]
+    """Add the parts to the shares, scaled down where their sum exceeds the capacity.
+
+    Rounding of the scale and the products is far below one unit in all, and each is rounded down
+    to whole units: so the sum, which is whole, cannot exceed the capacity. One alone has all of it.
+    """
+    total = _sum(parts)
+    scale = capacity / total if total > capacity else 1.0
+    for i in range(parts.shape[0]):
+        if total <= capacity:
+            shares[i] += parts[i]
+        elif parts[i] == total:
+            shares[i] += capacity
+        else:
+            shares[i] += int(parts[i] * scale)
+
+
+def _fill_one(wanted, ceiling, capacity, least):  # type: ignore[no-untyped-def]
+    """Shares of a capacity whose sum does not exceed it, each at most its ceiling.
+
+    Where ceilings do not fit: `least` for all, then what is wanted, then what is left.
+    """
+    if _sum(ceiling) <= capacity:
+        return ceiling
+    shares, parts = np.empty_like(ceiling), np.empty_like(ceiling)
+    for i in range(ceiling.shape[0]):
+        shares[i] = min(ceiling[i], least)
+        parts[i] = max(min(wanted[i], ceiling[i]) - shares[i], 0)
+    _grant(parts, capacity - _sum(shares), shares)
+    for i in range(ceiling.shape[0]):
+        parts[i] = ceiling[i] - shares[i]
+    _grant(parts, capacity - _sum(shares), shares)
+    return shares
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_fill = njit("int64[::1](int64[::1], int64[::1], int64, int64)", cache=True, error_model="numpy")(
+    _fill_one
+)
+
+
+@_jit
+def _tell(side, gross, is_gross, whole, room, limits):  # type: ignore[no-untyped-def]
+    """A side as fractions, with its limits; who has the whole cap has all of it, not its units."""
+    for i in range(side.shape[0]):
+        room[i] = whole if side[i] == int(whole * _UNITS) else side[i] / _UNITS
+        limits[i] = 2 if side[i] < gross[i] else is_gross[i]
+
+
+def _one_pass(wanted, grouped, caps, least, room, limits):  # type: ignore[no-untyped-def]
+    """Share out gross and net caps, first long, then short [2, n], below what groups leave."""
+    gross_cap, net_cap = caps
+    n, most, gross_units = wanted.shape[0], gross_cap, int(gross_cap * _UNITS)
+    sides, is_gross = np.empty((2, n), dtype=np.int64), np.empty(n, dtype=np.int8)
+    for i in range(n):
+        sides[0, i] = int(min(max(wanted[i], 0.0), most) * _UNITS)
+        sides[1, i] = int(min(max(-wanted[i], 0.0), most) * _UNITS)
+    gross = _fill(sides[0] + sides[1], grouped, gross_units, least[0])
+    for i in range(n):
+        is_gross[i] = gross[i] < grouped[i] or grouped[i] == gross_units
+    whole = min(gross_cap, net_cap)
+    for j in range(2):
+        side = _fill(sides[j], gross, int(net_cap * _UNITS), least[1])
+        _tell(side, gross, is_gross, whole, room[j], limits[j])
+
+
+_share_out = njit(
+    "void(float64[::1], int64[::1], UniTuple(float64, 2), UniTuple(int64, 2), float64[:, ::1], "
+    "int8[:, ::1])",
+    cache=True,
+    error_model="numpy",
+)(_one_pass)

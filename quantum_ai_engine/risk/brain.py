@@ -8,6 +8,7 @@ import msgspec
 from quantum_ai_engine.config import RiskSettings
 from quantum_ai_engine.risk.breakers import Breaker, BreakerName, BreakerState, SavedBreaker
 
+_NAMES = tuple(BreakerName)
 _DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
 
 
@@ -166,7 +167,7 @@ class RiskBrain:
         values = _values(figures, self._daily_loss.get())
         for name, breaker in self._breakers.items():
             breaker.update(at_ms, values[name])
-            if self._severity[name] == "halt" and breaker.get().is_open:
+            if breaker.is_open and self._severity[name] == "halt":
                 self._halted_by.setdefault(name, breaker.reason)
         self._settle(at_ms)
 
@@ -187,12 +188,13 @@ class RiskBrain:
         manual = {BreakerName.MANUAL: f"manual: a person's {self._manual}"} if self._manual else {}
         reasons = manual | self._halted_by
         for name, breaker in self._breakers.items():
-            if name not in self._halted_by and breaker.get().is_open:
+            if breaker.is_open and name not in self._halted_by:
                 reasons[name] = breaker.reason
-        names = tuple(str(name) for name in BreakerName if name in reasons)
-        return RiskVerdict(
-            self._state, names, tuple(reasons[BreakerName(n)] for n in names), self._since_ms
-        )
+        if not reasons:  # as nearly always
+            return RiskVerdict(self._state, (), (), self._since_ms)
+        names = [name for name in _NAMES if name in reasons]
+        why = tuple([reasons[name] for name in names])
+        return RiskVerdict(self._state, tuple([name.value for name in names]), why, self._since_ms)
 
     def breakers(self) -> tuple[BreakerState, ...]:
         """Every breaker as it is, `manual` first."""
@@ -225,7 +227,7 @@ class RiskBrain:
         state = State.ACTIVE
         if self._halted_by or self._manual == "halt":
             state = State.HALTED
-        elif self._manual or any(b.get().is_open for b in self._breakers.values()):
+        elif self._manual or any(b.is_open for b in self._breakers.values()):
             state = State.REDUCING
         if state is not self._state:
             self._state, self._since_ms = state, at_ms

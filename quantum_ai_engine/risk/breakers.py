@@ -123,6 +123,10 @@ class Breaker:
             self._trip = max(known + self._limits.trip - self._limits.clear, self._limits.trip)
         self._turn(at_ms, is_open=False)
 
+    @property
+    def is_open(self) -> bool:
+        return self._is_open
+
     def get(self) -> BreakerState:
         return BreakerState(self._name, self._is_open, self._value, self._since_ms)
 

@@ -6,6 +6,7 @@ from enum import StrEnum
 import msgspec
 
 from quantum_ai_engine.config import PolicySettings
+from quantum_ai_engine.events import Policy
 from quantum_ai_engine.risk.track import SavedTrack, Track
 
 
@@ -15,6 +16,9 @@ class Mode(StrEnum):
     DEFENSIVE = "DEFENSIVE"
     NORMAL = "NORMAL"
     AGGRESSIVE = "AGGRESSIVE"
+
+
+_MODES = tuple(Mode)
 
 
 class Source(StrEnum):
@@ -138,14 +142,35 @@ class Aprl:
         """When the last report was of, or first seen if it was dated ahead; None without one."""
         return self._heard_ms if self._source is Source.REPORTED else None
 
+    @property
+    def allowed(self) -> Policy:
+        """What holds from now on, without the reasons."""
+        settings = self._settings
+        caps, leverages = (
+            (settings.defensive_cap, settings.normal_cap, settings.aggressive_cap),
+            (settings.defensive_leverage, settings.normal_leverage, settings.aggressive_leverage),
+        )
+        at = _MODES.index(self._mode)
+        return Policy(self._mode.value, caps[at], leverages[at], self._source.value)
+
+    @property
+    def drawdown_frac(self) -> float:
+        """Below the high-water mark."""
+        return self._track.drawdown_frac
+
+    @property
+    def cause(self) -> tuple[Cause, ...]:
+        """Why the mode was entered."""
+        return self._cause
+
     def get(self) -> PolicyState:
         """What holds from now on."""
-        settings, name = self._settings, self._mode.lower()
+        allowed = self.allowed
         low, high = self._track.evidence.get() or (None, None)
         return PolicyState(
             mode=self._mode,
-            exposure_cap=getattr(settings, f"{name}_cap"),
-            leverage=getattr(settings, f"{name}_leverage"),
+            exposure_cap=allowed.exposure_cap,
+            leverage=allowed.leverage,
             cause=self._cause,
             reasons=self._reasons(),
             source=self._source,
@@ -253,7 +278,7 @@ class Aprl:
 
 
 def _those(*causes: tuple[Cause, bool]) -> tuple[Cause, ...]:
-    return tuple(cause for cause, holds in causes if holds)
+    return tuple([cause for cause, holds in causes if holds])
 
 
 def _check_equity(equity: float) -> None:

@@ -1,10 +1,12 @@
 """The paper portfolio: what the targets told would have earned, after costs."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from quantum_ai_engine.events import HIGHEST_PRICE, LOWEST_PRICE
@@ -99,8 +101,10 @@ class PaperPortfolio:
         if self._equity > 0.0 and len(series):
             before = self._equity
             self._reserve(int(series.max()) + 1)
-            self._trade(series, opens, targets)
-            self._mark(series, closes)
+            held = self._units, self._prices
+            self._equity, self._cash = _trade(
+                held, series, (opens, closes, targets), self._cost_frac, (before, self._cash)
+            )
             self._pnl_frac = self._equity / before - 1.0
             self._keep_in_scale()
 
@@ -134,21 +138,6 @@ class PaperPortfolio:
             self._units = np.concatenate((self._units, np.zeros(missing)))
             self._prices = np.concatenate((self._prices, np.zeros(missing)))
 
-    def _trade(self, series: NDArray[np.int64], opens: _Row, targets: _Row) -> None:
-        """Mark at the open, then fill targets there (NaN: no order) and pay for it."""
-        self._mark(series, opens)
-        held = self._units[series]
-        wanted = np.where(np.isnan(targets), held, targets * max(self._equity, 0.0) / opens)
-        traded = (wanted - held) * opens
-        cost = self._cost_frac * _sum(np.abs(traded))
-        self._units[series] = wanted
-        self._cash -= _sum(traded) + cost
-        self._equity -= cost
-
-    def _mark(self, series: NDArray[np.int64], prices: _Row) -> None:
-        self._equity += _sum(self._units[series] * (prices - self._prices[series]))
-        self._prices[series] = prices
-
     def _keep_in_scale(self) -> None:
         """Close the book of who is ruined; scale that of who has more than can be counted."""
         scale = 0.0 if self._equity <= _RUINED else min(1.0, _MOST / self._equity)
@@ -180,3 +169,53 @@ def _checked(marks: Sequence[Mark]) -> tuple[NDArray[np.int64], _Row, _Row, _Row
 def _sum(row: _Row) -> float:
     """One after the other: pairwise sums would depend on how numpy was built."""
     return float(row.cumsum()[-1]) if len(row) else 0.0
+
+
+_jit = njit(error_model="numpy", inline="always")
+
+
+@_jit
+def _marked(held, series, prices):  # type: ignore[no-untyped-def]  # it is compiled
+    """What is gained by these prices, one after the other."""
+    units, before = held
+    gained = 0.0
+    for i in range(series.shape[0]):
+        place = series[i]
+        gained += units[place] * (prices[i] - before[place])
+        before[place] = prices[i]
+    return gained
+
+
+def _one_pass(held, series, marks, cost_frac, before):  # type: ignore[no-untyped-def]
+    """Mark at the open, fill targets there (NaN: no order), pay for it, and mark at the close.
+
+    From `before` to after: equity and cash. Sums are taken one after the other: pairwise sums
+    would depend on how NumPy was built.
+    """
+    units, _ = held
+    opens, closes, targets = marks
+    equity, cash = before
+    equity += _marked(held, series, opens)
+    bought = turned = 0.0
+    for i in range(series.shape[0]):
+        place = series[i]
+        if not math.isnan(targets[i]):
+            wanted = targets[i] * max(equity, 0.0) / opens[i]
+            traded = (wanted - units[place]) * opens[i]
+            bought += traded
+            turned += abs(traded)
+            units[place] = wanted
+    cost = cost_frac * turned
+    cash -= bought + cost
+    equity -= cost
+    equity += _marked(held, series, closes)
+    return equity, cash
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_trade = njit(
+    "UniTuple(float64, 2)(UniTuple(float64[::1], 2), int64[::1], UniTuple(float64[::1], 3), "
+    "float64, UniTuple(float64, 2))",
+    cache=True,
+    error_model="numpy",
+)(_one_pass)

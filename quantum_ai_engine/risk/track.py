@@ -93,14 +93,14 @@ class Track:
             kept = 0.5 ** (elapsed_ms / self._settings.recovery_halflife_ms)
             recovery = was.equity + (recovery - was.equity) * kept
         self._volatility.update(elapsed_ms, _growth(was.equity, equity))
-        self._marks = msgspec.structs.replace(
-            was,
-            equity=equity,
-            peak=max(was.peak, equity),
-            recovery=max(recovery, equity),
-            time_ms=time_ms,
-            block_ms=was.block_ms if was.samples else time_ms,
-            samples=was.samples + 1,
+        self._marks = Marks(
+            equity,
+            max(was.peak, equity),
+            max(recovery, equity),
+            was.block_equity,
+            time_ms,
+            was.block_ms if was.samples else time_ms,
+            was.samples + 1,
         )
         self._close_block()
 

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import numpy as np
 
 from quantum_ai_engine.events import Change
-from quantum_ai_engine.risk.policy import PolicyState
+from quantum_ai_engine.risk.policy import Cause
 from quantum_ai_engine.state.ruling import Ruling
 from quantum_ai_engine.supervisor.quality import Quality
 from quantum_ai_engine.supervisor.standing import Check, Standing, State
@@ -16,11 +16,11 @@ Stand: TypeAlias = tuple[State, tuple[Check, ...]]  # a state, and the tests tha
 AGENTS, FEEDS = "all agents", "all feeds"
 
 
-def ruled(before: Ruling, after: Ruling, policy: PolicyState, at_ms: int) -> Iterator[Change]:
+def ruled(before: Ruling, after: Ruling, cause: Sequence[Cause], at_ms: int) -> Iterator[Change]:
     """Another mode or source of equity, another state or other breakers."""
     was, now = before.policy, after.policy
     if (was.mode, was.equity) != (now.mode, now.equity):
-        causes = tuple(cause.value for cause in policy.cause)
+        causes = tuple(one.value for one in cause)
         yield Change("policy", at_ms, "", was.mode, now.mode, (*causes, f"{now.equity} equity"))
     if (before.risk.state, before.risk.breakers) != (after.risk.state, after.risk.breakers):
         reasons = after.risk.reasons
@@ -31,6 +31,8 @@ def believed(
     before: Ruling, after: Ruling, symbols: Sequence[str], quality: Quality, at_ms: int
 ) -> Iterator[Change]:
     """The feeds that went into quarantine, or came out of it."""
+    if before.quarantined.tobytes() == after.quarantined.tobytes():  # as nearly always
+        return
     was_ill = np.zeros(len(after.quarantined), dtype=bool)
     was_ill[: len(before.quarantined)] = before.quarantined
     changed = np.flatnonzero(was_ill != after.quarantined).tolist()
@@ -45,10 +47,8 @@ def believed(
 
 def spread(before: Ruling, after: Ruling, at_ms: int) -> Iterator[Change]:
     """That half of the feeds, two at least, are in quarantine at once, or are so no more."""
-    is_common = [
-        np.count_nonzero(ruling.quarantined) >= max(2, (len(after.quarantined) + 1) // 2)
-        for ruling in (before, after)
-    ]
+    needed = max(2, (len(after.quarantined) + 1) // 2)
+    is_common = [np.count_nonzero(ruling.quarantined) >= needed for ruling in (before, after)]
     if is_common[0] == is_common[1]:
         return
     words = ["common cause: data" if common else "each by itself" for common in is_common]

@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from quantum_ai_engine.config import Settings
-from quantum_ai_engine.events import Bar, Change, Command, Equity, Policy, Prediction, Risk
+from quantum_ai_engine.config import RiskSettings, Settings
+from quantum_ai_engine.events import Bar, Change, Command, Equity, Prediction, Risk
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.risk.allotment import Allotment, allot, group_rows
 from quantum_ai_engine.risk.brain import Figures, RiskBrain, SavedBrain
 from quantum_ai_engine.risk.brain import State as RiskState
-from quantum_ai_engine.risk.policy import Aprl, PolicyState
+from quantum_ai_engine.risk.policy import Aprl
 from quantum_ai_engine.risk.portfolio import Mark, PaperPortfolio, SavedPortfolio
 from quantum_ai_engine.state.changes import Stand, believed, ruled, spread, stood, together
 from quantum_ai_engine.state.finality import Moment
@@ -43,6 +43,7 @@ from quantum_ai_engine.supervisor.trust import Expert, Shares, Trust
 
 UNINFORMED = 0.5  # the base rate where no agent knows one
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 class Judgement:
@@ -80,12 +81,14 @@ class Judgement:
         self._common: Check | None = None  # in which alarms of agents have a cause in common
         self._reported: Equity | None = None
         self._allotted = b"", allot(np.zeros(0), (), settings.risk)
+        self._groups: tuple[bytes, tuple[NDArray[np.int64], ...]] = b"", ()
+        self._risk = settings.risk  # with the gross cap that the policy allowed last
         self._untested: dict[tuple[str, str], SavedStanding] = {}
         self._calendars = calendars
         self._base_rates = np.array([one.base_rate for one in judged])
         self._base = float(np.mean(self._base_rates)) if judged else UNINFORMED
         self._symbols: list[str] = []
-        self.rulings: deque[Ruling] = deque([self._ruling(0, self.policy.get())])
+        self.rulings: deque[Ruling] = deque([self._ruling(0, self._late(0))])
 
     def reserve(self, symbols: Sequence[str]) -> None:
         """Make room for the series of these symbols, in the order of their places."""
@@ -113,7 +116,7 @@ class Judgement:
         risk = Risk(now.state.value, now.breakers, now.reasons)
         # A bar that comes late is halted like any other.
         self.rulings = deque(replace(ruling, risk=risk) for ruling in self.rulings)
-        return list(ruled(before, self.rulings[-1], self.policy.get(), at_ms))
+        return list(ruled(before, self.rulings[-1], self.policy.cause, at_ms))
 
     def ruling(self, close_time: int) -> Ruling:
         """What holds for a bar that closes then."""
@@ -134,15 +137,15 @@ class Judgement:
         self._see(moment, predicted)
         self.portfolio.update(moment.at_ms, marks)
         self.policy.update(moment.at_ms, self.portfolio.equity)
-        policy, failed_share = self.policy.get(), _failed_share(predicted)
         everybody = np.ones(len(self.agents), dtype=bool)
-        shares = self.trust.shares(everybody, self._barred())
-        self.brain.update(moment.at_ms, self._figures(moment.at_ms, policy, failed_share, shares))
-        ruling = self._ruling(moment.at_ms, policy)
+        shares, is_late = self.trust.shares(everybody, self._barred()), self._late(moment.at_ms)
+        figures = self._figures(moment.at_ms, _failed_share(predicted), shares, is_late)
+        self.brain.update(moment.at_ms, figures)
+        ruling = self._ruling(moment.at_ms, is_late)
         ruling.remember(shares)
         self.rulings.append(ruling)
         self._forget_rulings(moment, memory)
-        changes = list(ruled(before, ruling, policy, moment.at_ms))
+        changes = list(ruled(before, ruling, self.policy.cause, moment.at_ms))
         changes += believed(before, ruling, self._symbols, self.quality, moment.at_ms)
         changes += spread(before, ruling, moment.at_ms)
         if self._stands != stands:
@@ -158,10 +161,10 @@ class Judgement:
         for interval_ms in moment.intervals_ms:
             newest = moment.at_ms // interval_ms
             closes = range(newest - memory, newest + 1)
-            needed.update(bisect_right(times, close * interval_ms) - 1 for close in closes)
+            needed.update([bisect_right(times, close * interval_ms) - 1 for close in closes])
         kept = sorted(place for place in needed if place >= 0)
         if len(kept) < len(times):
-            self.rulings = deque(self.rulings[place] for place in kept)
+            self.rulings = deque([self.rulings[place] for place in kept])
 
     def _joined(self, moment: Moment) -> Iterator[Change]:
         """Whether the alarms of half of the agents have a cause in common, if that is new."""
@@ -175,13 +178,13 @@ class Judgement:
     def _stands(self) -> tuple[Stand, ...]:
         """The state of each agent, and which tests alarm [A]."""
         return tuple(
-            (one.state, one.alarming) if one else (State.WARMUP, ()) for one in self.standings
+            [(one.state, one.alarming) if one else (State.WARMUP, ()) for one in self.standings]
         )
 
     @property
     def states(self) -> tuple[State, ...]:
         """How each agent stands [A]; who cannot be tested stays in warm-up."""
-        return tuple(one.state if one else State.WARMUP for one in self.standings)
+        return tuple([one.state if one else State.WARMUP for one in self.standings])
 
     def _standing(self, judged: Judged) -> Standing | None:
         if judged.baseline is None:
@@ -200,17 +203,20 @@ class Judgement:
         given, rose = settled.probability, settled.rose
         base = np.full(len(settled), self._base)
         sources = np.concatenate((given, settled.forecast[:, np.newaxis]), axis=1)
-        self.scores.update(settled.series, np.ascontiguousarray(sources.T), base, rose)
+        self.scores.update(settled.series, sources.T, base, rose)
         losses = np.concatenate((given, base[:, np.newaxis]), axis=1) - rose[:, np.newaxis]
         self.trust.update(losses * losses, settled.shares())
+        slots = sorted(set(settled.slot.tolist()))
         for column, standing in enumerate(self.standings):
             if standing is None:
                 continue
+            base_rate = float(self._base_rates[column])
             heard = ~np.isnan(given[:, column])
-            for slot in np.unique(settled.slot[heard]).tolist():
-                these = heard & (settled.slot == slot)
-                base_rate = float(self._base_rates[column])
-                standing.update(at_ms, slot, given[these, column], rose[these], base_rate)
+            for slot in slots:
+                these = heard if len(slots) == 1 else heard & (settled.slot == slot)
+                probability = given[these, column]
+                if len(probability):
+                    standing.update(at_ms, slot, probability, rose[these], base_rate)
 
     def _see(self, moment: Moment, predicted: Sequence[Prediction | None]) -> None:
         """Let final bars move what is known of the feeds and of their volatility."""
@@ -222,25 +228,27 @@ class Judgement:
         self.volatility.update(series, moment.bars)
 
     def _figures(
-        self, at_ms: int, policy: PolicyState, failed_share: float | None, shares: Shares
+        self, at_ms: int, failed_share: float | None, shares: Shares, is_late: Flags
     ) -> Figures:
         reported, heard_ms = self._reported, self.policy.heard_ms
         squares = math.fsum(share * share for share in shares.trust.tolist())
         harder = [one.is_harder for one in self.standings if one is not None]
+        known = self.volatility.known
+        feeds = int(np.count_nonzero(known))
         has_outcomes = self.ledger.settled > 0
-        ill = self.quality.quarantined[self.volatility.known]
+        ill = int(np.count_nonzero(self.quality.quarantined & known))
         return Figures(
-            drawdown=policy.drawdown_frac,
+            drawdown=self.policy.drawdown_frac,
             equity=reported.equity if reported else self.portfolio.equity,
-            source=policy.source.value,
+            source=self.policy.allowed.equity,
             equity_age_ms=float(at_ms - heard_ms) if heard_ms is not None else 0.0,
             volatility_ratio=self.volatility.ratio(),
-            stale_share=self._stale_share(at_ms),
+            stale_share=self._stale(at_ms, is_late) / feeds if feeds else None,
             base_share=shares.base if has_outcomes else None,
             effective_agents=(1.0 / squares if squares else 0.0) if has_outcomes else None,
             failed_share=failed_share,
             harder_share=sum(harder) / len(harder) if harder else None,
-            quarantined_share=int(ill.sum()) / len(ill) if len(ill) else None,
+            quarantined_share=ill / feeds if feeds else None,
         )
 
     @property
@@ -248,45 +256,60 @@ class Judgement:
         """How many intervals after its close a final bar is too old to be the newest."""
         return self._settings.ingest.late_bars + 1 + self._settings.engine.stale_intervals
 
-    def _stale_share(self, at_ms: int) -> float | None:
-        """Of the series that should have had a bar by now, how many had none for too long."""
-        patience, stale = self._patience, 0
-        for bar in self.volatility.overdue(at_ms, patience):
+    def _late(self, at_ms: int) -> Flags:
+        """Which series have had no final bar for too long, open or closed."""
+        return self.volatility.is_late(at_ms, self._patience)
+
+    def _stale(self, at_ms: int, is_late: Flags) -> int:
+        """How many of the series should have had a bar by now, but had none for too long."""
+        stale, patience = 0, self._patience
+        for bar in self.volatility.newest(np.flatnonzero(is_late).tolist()):
             opens = self._calendars.of(bar.symbol).next_open(bar.close_time)
             stale += at_ms > opens + patience * bar.interval_ms
-        known = int(self.volatility.known.sum())
-        return stale / known if known else None
+        return stale
 
     def _barred(self) -> NDArray[np.bool_]:
         return np.array([state is State.QUARANTINED for state in self.states], dtype=bool)
 
-    def _ruling(self, at_ms: int, policy: PolicyState) -> Ruling:
+    def _ruling(self, at_ms: int, is_late: Flags) -> Ruling:
         """What follows from everything as it is now."""
-        risk = self.brain.get()
+        risk, policy = self.brain.get(), self.policy.allowed
         return Ruling(
             at_ms,
             self.trust.frozen(),
             self._barred(),
-            Policy(policy.mode.value, policy.exposure_cap, policy.leverage, policy.source.value),
+            policy,
             Risk(risk.state.value, risk.breakers, risk.reasons),
-            self._allotment(at_ms, policy.leverage),
+            self._allotment(is_late, policy.leverage),
             self.volatility.annualised(),
             self.quality.quarantined,
         )
 
-    def _allotment(self, at_ms: int, leverage: float) -> Allotment:
+    def _allotment(self, is_late: Flags, leverage: float) -> Allotment:
         """Room for each series that has had a final bar; none for the others."""
-        known, risk = self.volatility.known, self._settings.risk
-        risk = msgspec.structs.replace(risk, gross_cap=min(risk.gross_cap, leverage))
-        is_late = self.volatility.is_late(at_ms, self._patience)
+        known = self.volatility.known
         wanted = np.where(is_late, 0.0, self.told.wanted())
         asked = known.tobytes() + wanted.tobytes() + repr(leverage).encode()
         if asked != self._allotted[0]:
             members = np.flatnonzero(known)
-            groups = group_rows([self._symbols[i] for i in members.tolist()], risk)
-            some = allot(wanted[members], groups, risk)
+            some = allot(wanted[members], self._grouped(members), self._capped(leverage))
             self._allotted = asked, some.scattered(members, len(known))
         return self._allotted[1]
+
+    def _grouped(self, members: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """The rows of each group among these series; figured out when others come to be known."""
+        which = members.tobytes()
+        if which != self._groups[0]:
+            symbols = [self._symbols[i] for i in members.tolist()]
+            self._groups = which, group_rows(symbols, self._settings.risk)
+        return self._groups[1]
+
+    def _capped(self, leverage: float) -> RiskSettings:
+        """The settings with no more gross exposure than the policy allows."""
+        gross_cap = min(self._settings.risk.gross_cap, leverage)
+        if gross_cap != self._risk.gross_cap:
+            self._risk = msgspec.structs.replace(self._settings.risk, gross_cap=gross_cap)
+        return self._risk
 
     def digest(self, at: Sequence[int]) -> bytes:
         """A hash of everything, with the series in this order."""
@@ -372,7 +395,7 @@ class Judgement:
         is_whole = all(len(one.volatility) == len(self._symbols) for one in rulings)
         newest = saved[-1].at_ms if saved else 0
         self.rulings = deque(
-            rulings if rulings and is_whole else [self._ruling(newest, self.policy.get())]
+            rulings if rulings and is_whole else [self._ruling(newest, self._late(newest))]
         )
 
     def liquidate(self) -> None:

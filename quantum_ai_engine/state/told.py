@@ -50,15 +50,17 @@ class Told:
 
         A target that expired with no other after it is an order to be flat.
         """
-        waiting, holds = self._waiting[series], self._holds[series]
-        due = sorted(at for at in waiting if at <= bar.open_time)
-        orders = [waiting.pop(at) for at in due]
-        if orders and (holds is None or orders[-1].close_time >= holds.close_time):
-            holds = self._holds[series] = orders[-1]
-        elif holds is None or holds.valid_until >= bar.open_time:
+        waiting, holds, open_time = self._waiting[series], self._holds[series], bar.open_time
+        due = [at for at in waiting if at <= open_time]
+        newest = waiting[max(due)] if due else None
+        for at in due:
+            del waiting[at]
+        if newest is not None and (holds is None or newest.close_time >= holds.close_time):
+            holds = self._holds[series] = newest
+        elif holds is None or holds.valid_until >= open_time:
             return None
         assert holds is not None
-        if holds.valid_until >= bar.open_time:
+        if holds.valid_until >= open_time:
             return holds.target
         self._holds[series] = None
         return 0.0

@@ -1,9 +1,10 @@
 """How far the close of each series moves from bar to bar, of late and for long."""
 
+import math
 from collections.abc import Iterator, Sequence
-from statistics import median
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from quantum_ai_engine.events import Bar
@@ -15,9 +16,11 @@ KNOWN_BARS = 32  # moves before a volatility is told …
 RATIO_BARS = 100  # … and before that of late is compared with that for long
 _Floats = NDArray[np.float64]
 # Of one series: moves seen, their mean square of late and for long, and the newest final bar.
-_SEEN, _SHORT, _LONG, _BAR = 0, 1, 2, slice(3, 9)
+_SEEN, _SHORT, _LONG, _BAR = 0, 1, 2, 3
 _WIDTH = 10
 _OPEN_TIME, _INTERVAL = 8, 9
+_CLOSE = 6
+_YEAR_MS = float(YEAR_MS)
 
 
 class Volatilities:
@@ -29,30 +32,26 @@ class Volatilities:
     def __init__(self) -> None:
         self._names: list[tuple[str, str]] = []
         self._state = np.zeros((0, _WIDTH))
+        # What follows from it: annualised, and of late over for long; NaN where it is not known.
+        self._told = np.full((2, 0), np.nan)
 
     def reserve(self, series: int) -> None:
         """Make room for `series` series that have not moved."""
         missing = series - len(self._state)
         if missing > 0:
             self._state = np.concatenate((self._state, np.zeros((missing, _WIDTH))))
+            self._told = np.concatenate((self._told, np.full((2, missing), np.nan)), axis=1)
             self._names += [("", "")] * missing
 
     def update(self, series: NDArray[np.int64], bars: Sequence[tuple[int, Bar]]) -> None:
         """Take the final bars of a moment, one of each of these series."""
-        state = self._state[series]
-        values = [(b.open, b.high, b.low, b.close, b.volume, b.open_time) for _, b in bars]
-        before, now = state[:, 6].copy(), np.array(values, dtype=np.float64)
-        moved = before > 0.0
-        squares = np.log(now[:, 3] / np.where(moved, before, now[:, 3])) ** 2
-        seen = state[:, _SEEN] + moved
-        for part, memory in ((_SHORT, SHORT_BARS), (_LONG, LONG_BARS)):
-            weight = np.where(moved, 1.0 / np.clip(seen, 1.0, memory), 0.0)
-            state[:, part] += weight * (squares - state[:, part])
-        state[:, _SEEN], state[:, _BAR] = seen, now
-        for i, (place, bar) in enumerate(bars):
-            state[i, _INTERVAL] = bar.interval_ms
-            self._names[place] = (bar.symbol, bar.interval)
-        self._state[series] = state
+        now = np.array([(*bar.ohlcv, bar.open_time, bar.interval_ms) for _, bar in bars])
+        before, close = self._state[series, _CLOSE], now[:, _CLOSE - _BAR]
+        moves = np.log(close / np.where(before > 0.0, before, close))
+        _move(self._state, series, now, moves)
+        _tell(self._state, series, self._told)
+        for place, bar in bars:
+            self._names[place] = bar.symbol, bar.interval
 
     @property
     def known(self) -> NDArray[np.bool_]:
@@ -61,24 +60,19 @@ class Volatilities:
 
     def annualised(self) -> _Floats:
         """The larger of both, of a year of 365 days [series]; NaN where it is not known."""
-        state = self._state
-        is_known = state[:, _SEEN] >= KNOWN_BARS
-        interval = np.where(is_known, state[:, _INTERVAL], 1.0)
-        yearly = np.maximum(state[:, _SHORT], state[:, _LONG]) * (YEAR_MS / interval)
-        return np.where(is_known, np.sqrt(yearly), np.nan)
+        yearly: _Floats = self._told[0].copy()
+        return yearly
 
     def ratio(self) -> float | None:
         """The median over series of that of late over that for long; None while none is known."""
-        state = self._state
-        told = (state[:, _SEEN] >= RATIO_BARS) & (state[:, _LONG] > 0.0)
-        if not told.any():
-            return None
-        return float(median(np.sqrt(state[told, _SHORT] / state[told, _LONG]).tolist()))
+        ratios = np.sort(self._told[1])  # NaN comes last
+        known = int(np.count_nonzero(ratios == ratios))  # noqa: PLR0124 (NaN ≠ NaN)
+        return float(ratios[(known - 1) // 2] + ratios[known // 2]) / 2.0 if known else None
 
-    def overdue(self, newest_close: int, intervals: float) -> Iterator[Bar]:
-        """The newest final bars of the series that have had none for so many intervals."""
-        for place in np.flatnonzero(self.is_late(newest_close, intervals)).tolist():
-            yield bar_of(*self._names[place], self._state[place, _BAR])
+    def newest(self, places: Sequence[int]) -> Iterator[Bar]:
+        """The newest final bars of the series at these places."""
+        for place in places:
+            yield bar_of(*self._names[place], self._state[place, _BAR:_INTERVAL])
 
     def is_late(self, newest_close: int, intervals: float) -> NDArray[np.bool_]:
         """Which series [series] have had no final bar for so many intervals, open or closed."""
@@ -96,5 +90,42 @@ class Volatilities:
         if len(rows) != len(at):
             raise ValueError(f"{len(at)} places for the volatility of {len(rows)} series")
         self._state[list(at)] = rows
+        _tell(self._state, np.array(at, dtype=np.int64), self._told)
         for place, name in zip(at, names, strict=True):
             self._names[place] = name
+
+
+def _move_all(state, series, now, moves):  # type: ignore[no-untyped-def]  # it is compiled
+    """Take bars [n, 7] of these series; `moves` are the ln of each close over the one before."""
+    for i in range(series.shape[0]):
+        row = state[series[i]]
+        if row[_CLOSE] > 0.0:
+            square = moves[i] * moves[i]
+            row[_SEEN] += 1.0
+            row[_SHORT] += 1.0 / min(row[_SEEN], SHORT_BARS) * (square - row[_SHORT])
+            row[_LONG] += 1.0 / min(row[_SEEN], LONG_BARS) * (square - row[_LONG])
+        for j in range(now.shape[1]):
+            row[_BAR + j] = now[i, j]
+
+
+def _tell_all(state, series, told):  # type: ignore[no-untyped-def]
+    """What follows from the state of these series."""
+    for place in series:
+        row = state[place]
+        told[0, place] = told[1, place] = np.nan
+        if row[_SEEN] >= KNOWN_BARS:
+            square = max(row[_SHORT], row[_LONG])
+            told[0, place] = math.sqrt(square * (_YEAR_MS / row[_INTERVAL]))
+        if row[_SEEN] >= RATIO_BARS and row[_LONG] > 0.0:
+            told[1, place] = math.sqrt(row[_SHORT] / row[_LONG])
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_move = njit(
+    "void(float64[:, ::1], int64[::1], float64[:, ::1], float64[::1])",
+    cache=True,
+    error_model="numpy",
+)(_move_all)
+_tell = njit("void(float64[:, ::1], int64[::1], float64[:, ::1])", cache=True, error_model="numpy")(
+    _tell_all
+)

@@ -2,6 +2,7 @@
 
 import msgspec
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 Vector = NDArray[np.float64]
@@ -10,6 +11,12 @@ Vector = NDArray[np.float64]
 PAIRED, RESIDUAL, FORECAST, BASE = range(4)
 SCORES = 4
 FORECAST_REACH = 0.2  # a forecast further from its usual mean counts as this far
+# Why predictions are refused; NaN is neither.
+_REFUSALS = (
+    "",
+    "a probability is not a number from 0 to 1",
+    "an outcome is neither 0 nor 1",
+)
 
 
 def scores(probability: Vector, rose: Vector, base_rate: float, usual: float) -> Vector:
@@ -17,29 +24,57 @@ def scores(probability: Vector, rose: Vector, base_rate: float, usual: float) ->
 
     PAIRED is (p − y)² − (p₀ − y)², RESIDUAL p − y, FORECAST p − `usual` (the mean forecast held
     out), clipped, and BASE (p₀ − y)². The lowest and highest are over both outcomes, and so known
-    when the prediction is made.
+    when the prediction is made. Raises ValueError for what is no probability or no outcome.
 
     >>> scores(np.array([0.6]), np.array([1.0]), 0.5, 0.5)[:, 0].round(2).tolist()
     [-0.09, -0.4, 0.1, 0.25, -0.09, -0.4, -0.2, 0.25, 0.11, 0.6, 0.2, 0.25]
     """
+    if probability.shape != rose.shape or probability.ndim != 1:
+        raise ValueError(f"{probability.shape} probabilities for {rose.shape} outcomes")
+    if not 0.0 <= base_rate <= 1.0:
+        raise ValueError("a probability is not a number from 0 to 1")
     out = np.empty((3 * SCORES, len(probability)))
-    base_risen, base_fallen = (1.0 - base_rate) ** 2, base_rate**2
-    if_risen = (1.0 - probability) ** 2 - base_risen
-    if_fallen = probability * probability - base_fallen
-    has_risen = rose > 0.5
-    value, low, high = out.reshape(3, SCORES, -1)  # [score, n] each
-    value[PAIRED] = np.where(has_risen, if_risen, if_fallen)
-    low[PAIRED], high[PAIRED] = np.minimum(if_risen, if_fallen), np.maximum(if_risen, if_fallen)
-    value[RESIDUAL], low[RESIDUAL], high[RESIDUAL] = (
-        probability - rose,
-        probability - 1,
-        probability,
-    )
-    value[FORECAST] = np.minimum(np.maximum(probability - usual, -FORECAST_REACH), FORECAST_REACH)
-    low[FORECAST], high[FORECAST] = -FORECAST_REACH, FORECAST_REACH
-    value[BASE] = np.where(has_risen, base_risen, base_fallen)
-    low[BASE], high[BASE] = min(base_risen, base_fallen), max(base_risen, base_fallen)
+    refused = _score_all(probability, rose, ((1.0 - base_rate) ** 2, base_rate**2, usual), out)
+    if refused:
+        raise ValueError(_REFUSALS[refused])
     return out
+
+
+def _one_pass(probability, rose, base, out):  # type: ignore[no-untyped-def]  # it is compiled
+    """Fill `out` [3 · SCORES, n]; `base` is the loss of the base rate by outcome, and `usual`."""
+    base_risen, base_fallen, usual = base
+    for i in range(probability.shape[0]):
+        p, y = probability[i], rose[i]
+        if not 0.0 <= p <= 1.0:
+            return 1
+        if not (rose[i] == 0.0 or rose[i] == 1.0):
+            return 2
+        if_risen, if_fallen = (1.0 - p) * (1.0 - p) - base_risen, p * p - base_fallen
+        out[PAIRED, i] = if_risen if y > 0.5 else if_fallen
+        out[RESIDUAL, i] = p - y
+        out[FORECAST, i] = min(max(p - usual, -FORECAST_REACH), FORECAST_REACH)
+        out[BASE, i] = base_risen if y > 0.5 else base_fallen
+        for at, paired, residual, forecast, base_loss in (
+            (
+                SCORES,
+                min(if_risen, if_fallen),
+                p - 1.0,
+                -FORECAST_REACH,
+                min(base_risen, base_fallen),
+            ),
+            (2 * SCORES, max(if_risen, if_fallen), p, FORECAST_REACH, max(base_risen, base_fallen)),
+        ):
+            out[at + PAIRED, i], out[at + RESIDUAL, i] = paired, residual
+            out[at + FORECAST, i], out[at + BASE, i] = forecast, base_loss
+    return 0
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_score_all = njit(
+    "int64(float64[:], float64[:], UniTuple(float64, 3), float64[:, ::1])",
+    cache=True,
+    error_model="numpy",
+)(_one_pass)
 
 
 class Block(msgspec.Struct, frozen=True):

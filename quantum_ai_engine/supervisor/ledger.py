@@ -46,13 +46,14 @@ class Settled(NamedTuple):
 
         Where none of them had any, the base rate has all.
         """
-        base = self.weights[:, -1:]
-        heard = np.where(np.isnan(self.probability), 0.0, self.weights[:, :-1])
-        rows = np.concatenate((heard, base), axis=1)
+        rows = self.weights.copy()
+        rows[:, :-1][np.isnan(self.probability)] = 0.0
         total = np.add.reduce(rows, axis=1, keepdims=True)
-        alone = np.zeros_like(rows)
-        alone[:, -1] = 1.0
-        return np.where(total > 0.0, rows / np.where(total > 0.0, total, 1.0), alone)
+        alone = ~(total[:, 0] > 0.0)
+        if alone.any():
+            rows[alone], total[alone] = 0.0, 1.0
+            rows[alone, -1] = 1.0
+        return rows / total
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
@@ -138,12 +139,13 @@ class PredictionLedger:
         """What these final bars settle, in their order."""
         done: list[_Done] = []
         for series, bar in bars:
-            kept, close_time = self._open[series], bar.close_time
+            kept = self._open[series]
             if not kept:
                 continue
+            close_time, interval_ms = bar.close_time, bar.interval_ms
             if close_time in kept:
                 kept[close_time].entry = bar.close
-            due = close_time - self._horizon_bars * bar.interval_ms
+            due = close_time - self._horizon_bars * interval_ms
             if due in kept and (entry := kept[due].entry) is not None:
                 one = kept.pop(due)
                 if bar.close == entry:
@@ -151,7 +153,7 @@ class PredictionLedger:
                 else:
                     move = math.log(bar.close) - math.log(entry)
                     rose = bar.close > entry
-                    done.append(_Done(series, due // bar.interval_ms, one.prediction, move, rose))
+                    done.append(_Done(series, due // interval_ms, one.prediction, move, rose))
             while kept and (oldest := next(iter(kept))) <= due:
                 del kept[oldest]
                 self.voids[self._why_void(bar, oldest)] += 1
@@ -164,18 +166,19 @@ class PredictionLedger:
 
     def _joined(self, done: Sequence[_Done]) -> Settled:
         n, agents = len(done), len(self._agents)
-        given, shares, forecasts = list[list[float]](), list[list[float]](), list[float]()
+        nobody, nothing = [math.nan] * agents, [0.0] * agents
+        given, shares, forecasts = list[float](), list[float](), list[float]()
         for one in done:
             prediction = one.prediction
-            base, heard, weight = prediction.base, [math.nan] * agents, [0.0] * (agents + 1)
+            base, heard, weight = prediction.base, nobody.copy(), nothing.copy()
             for vote in prediction.votes:
                 column = self._column.get((vote.agent, vote.bundle))
                 if column is not None:
                     heard[column] = vote.probability
                     weight[column] = vote.trust * (1.0 - base)
-            weight[agents] = base
-            given.append(heard)
-            shares.append(weight)
+            given += heard
+            shares += weight
+            shares.append(base)
             forecast = prediction.probability
             forecasts.append(math.nan if forecast is None else forecast)
         probability = np.array(given).reshape(n, agents)

@@ -4,11 +4,13 @@ An alarm of the data puts the feed of a symbol into quarantine, never a model: a
 nonsense has not become worse.
 """
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from quantum_ai_engine.config import QualitySettings
@@ -17,7 +19,7 @@ COLUMNS = ("open", "high", "low", "close", "volume")
 _CLOSE, _VOLUME = 3, 4
 MOVE_BARS = 64  # that the recent move of a series remembers
 WARM_BARS = 32  # before a jump can be judged by it
-LOG_TEN = np.log(10.0)
+LOG_TEN = float(np.log(10.0))
 POWER_TOLERANCE = 0.1  # in ln: a price that jumps by 10 moves by itself, too
 
 Vector = NDArray[np.float64]
@@ -52,14 +54,17 @@ class SavedQuality(msgspec.Struct, frozen=True, array_like=True):
 
 # The state of one series: a row of float64. Runs are bars in a row.
 _LAST = slice(0, 5)  # the values of the newest bar; NaN before the first
-_SAME = slice(5, 10)  # how long each of them is what it is
+_SAME = 5  # … to 9: how long each of them is what it is
 _CLAMPED = 10  # run of rows too far outside of training
 _MOVE, _MOVES = 11, 12  # recent mean of |ln close / close before|, and bars it has seen
 _FROM, _JUMP, _STAYED = 13, 14, 15  # close before a jump, its ln, bars since; 0 of none
-_OPEN = slice(16, 19)  # whether each fault is in alarm
-_WELL = slice(19, 22)  # … and how many bars in a row it was well
-_SHOWN = slice(22, 25)  # what its reason names: share, column, factor
+_OPEN = 16  # … to 18: whether each fault is in alarm
+_WELL = 19  # … to 21: how many bars in a row it was well
+_SHOWN = 22  # … to 24: what its reason names: share, column, factor
 _WIDTH = 25
+_FAULTS_OPEN, _FAULTS_SHOWN = slice(_OPEN, _WELL), slice(_SHOWN, _WIDTH)
+_BEFORE = np.array([_CLOSE, _FROM])  # what a close is compared with
+_NO_PRICE, _NO_SHARE = 1, 2  # why bars are refused
 
 
 class Quality:
@@ -83,8 +88,19 @@ class Quality:
 
     def __init__(self, settings: QualitySettings) -> None:
         self._settings = settings
+        self._limits = (
+            settings.clamped_frac,
+            float(settings.clamped_bars),
+            float(settings.constant_bars),
+            float(np.log1p(settings.jump_frac)),
+            settings.jump_times,
+            float(settings.stay_bars),
+            float(settings.clear_bars),
+            float(settings.settle_bars),
+        )
         self._series = 0
-        self._state = np.zeros((0, _WIDTH))  # with room to grow
+        self._state = np.zeros((0, _WIDTH))  # with room to grow, as has
+        self._ill = np.zeros(0, dtype=np.bool_)  # whether any fault is in alarm
 
     def reserve(self, series: int) -> None:
         """Make room for `series` series; those that are there stay as they are."""
@@ -93,6 +109,7 @@ class Quality:
             room = np.zeros((max(missing, len(self._state)), _WIDTH))
             room[:, _LAST] = np.nan
             self._state = np.concatenate((self._state, room))
+            self._ill = np.concatenate((self._ill, np.zeros(len(room), dtype=np.bool_)))
         self._series = max(self._series, series)
 
     def update(self, series: Places, bars: Vector, clamped_frac: Vector) -> None:
@@ -103,22 +120,19 @@ class Quality:
         read them. Raises ValueError.
         """
         self._check(series, bars, clamped_frac)
-        state = self._state[series]
-        ill = np.zeros((len(series), len(FAULTS)), dtype=bool)
-        well = np.zeros_like(ill)
-        ill[:, 0], well[:, 0] = _outside(state, clamped_frac, self._settings)
-        ill[:, 1], well[:, 1] = _constant(state, bars, self._settings)
-        ill[:, 2], well[:, 2] = _jumped(state, bars[:, _CLOSE], self._settings)
-        state[:, _LAST] = bars
-        known = np.ones_like(ill)
-        known[:, 0] = ~np.isnan(clamped_frac)
-        _settle(state, (ill, well, known), self._settings)
-        self._state[series] = state
+        close = bars[:, _CLOSE, np.newaxis]
+        before = self._state[series[:, np.newaxis], _BEFORE]
+        moves = np.log(close / np.where(before > 0.0, before, close))
+        refused = _judge((self._state, self._ill), series, bars, clamped_frac, moves, self._limits)
+        if refused == _NO_PRICE:
+            raise ValueError("a price is not positive, or a value of a bar is not finite")
+        if refused == _NO_SHARE:
+            raise ValueError("a share of clamped values is outside 0 to 1")
 
     @property
     def quarantined(self) -> Flags:
         """Which series [S] have a fault."""
-        return np.asarray((self._state[: self._series, _OPEN] > 0.0).any(axis=1))
+        return self._ill[: self._series].copy()
 
     def alarms(self, series: int) -> tuple[DataAlarm, ...]:
         """What is wrong with a series; nothing, if it is well."""
@@ -126,7 +140,7 @@ class Quality:
         return tuple(
             DataAlarm(fault, _reason(fault, shown, self._settings))
             for fault, is_open, shown in zip(
-                FAULTS, row[_OPEN].tolist(), row[_SHOWN].tolist(), strict=True
+                FAULTS, row[_FAULTS_OPEN].tolist(), row[_FAULTS_SHOWN].tolist(), strict=True
             )
             if is_open
         )
@@ -144,6 +158,7 @@ class Quality:
         self.reserve(max(at, default=-1) + 1)
         rows = np.frombuffer(saved.state, dtype="<f8").reshape(saved.series, _WIDTH)
         self._state[at] = rows
+        self._ill[at] = (rows[:, _FAULTS_OPEN] > 0.0).any(axis=1)
 
     def _check(self, series: Places, bars: Vector, clamped_frac: Vector) -> None:
         count = len(series)
@@ -156,109 +171,137 @@ class Quality:
             raise ValueError("a series has two bars in one moment")
         if places and not 0 <= min(places) <= max(places) < self._series:
             raise ValueError(f"a series is outside the {self._series} for which there is room")
-        if not np.isfinite(bars).all() or (bars[:, :_VOLUME] <= 0.0).any():
-            raise ValueError("a price is not positive, or a value of a bar is not finite")
-        if not (np.isnan(clamped_frac) | ((clamped_frac >= 0.0) & (clamped_frac <= 1.0))).all():
-            raise ValueError("a share of clamped values is outside 0 to 1")
 
 
-def _outside(state: Vector, clamped_frac: Vector, settings: QualitySettings) -> tuple[Flags, Flags]:
-    """Rows far outside the training range; NaN changes nothing."""
-    is_far = clamped_frac >= settings.clamped_frac
-    is_known = ~np.isnan(clamped_frac)
-    run = np.where(is_far, state[:, _CLAMPED] + 1.0, 0.0)
-    # No run is counted beyond what it is compared with.
-    run = np.minimum(run, settings.clamped_bars)
-    state[:, _CLAMPED] = np.where(is_known, run, state[:, _CLAMPED])
-    ill = is_far & (state[:, _CLAMPED] >= settings.clamped_bars)
-    if ill.any():
-        state[ill, _SHOWN.start] = clamped_frac[ill]
-    return ill, clamped_frac < settings.clamped_frac / 2.0
+_jit = njit(error_model="numpy", inline="always")
 
 
-def _constant(state: Vector, bars: Vector, settings: QualitySettings) -> tuple[Flags, Flags]:
+@_jit
+def _outside(row, share, limits):  # type: ignore[no-untyped-def]
+    """A row far outside the training range; NaN changes nothing."""
+    clamped_frac, clamped_bars = limits[0], limits[1]
+    is_far = share >= clamped_frac
+    if is_far:
+        # No run is counted beyond what it is compared with.
+        row[_CLAMPED] = min(row[_CLAMPED] + 1.0, clamped_bars)
+    elif share < clamped_frac:
+        row[_CLAMPED] = 0.0
+    is_bad = is_far and row[_CLAMPED] >= clamped_bars
+    if is_bad:
+        row[_SHOWN] = share
+    return is_bad, share < clamped_frac / 2.0
+
+
+@_jit
+def _constant(row, bar, limits):  # type: ignore[no-untyped-def]
     """Values that do not change. A volume of 0 says that a venue reports none."""
-    is_same = bars == state[:, _LAST]
-    is_same[:, _VOLUME] &= bars[:, _VOLUME] > 0.0
-    same = np.where(is_same, state[:, _SAME] + 1.0, 1.0)
-    state[:, _SAME] = np.minimum(same, settings.constant_bars)
-    longest = state[:, _SAME].max(axis=1)
-    ill = longest >= settings.constant_bars
-    if ill.any():
+    constant_bars, longest, column = limits[2], 0.0, 0
+    for j in range(5):
+        is_same = bar[j] == row[j] and (j < _VOLUME or bar[j] > 0.0)
+        row[_SAME + j] = min(row[_SAME + j] + 1.0 if is_same else 1.0, constant_bars)
+        if row[_SAME + j] > longest:
+            longest, column = row[_SAME + j], j
+    is_bad = longest >= constant_bars
+    if is_bad:
         # The close before the others: when all stand still it is what a person looks at.
-        column = np.where(state[:, 8] >= longest, _CLOSE, state[:, _SAME].argmax(axis=1))
-        state[ill, _SHOWN.start + 1] = column[ill]
-    return ill, longest < settings.constant_bars / 2.0
+        row[_SHOWN + 1] = _CLOSE if row[_SAME + _CLOSE] >= longest else column
+    return is_bad, longest < constant_bars / 2.0
 
 
-def _jumped(state: Vector, close: Vector, settings: QualitySettings) -> tuple[Flags, Flags]:
+@_jit
+def _jumped(row, move, gone, limits):  # type: ignore[no-untyped-def]
     """Jumps to another unit, and jumps beyond a market's own that stay.
 
     A jump is not learned from: the recent move is that of the bars around it.
     """
-    before = state[:, _CLOSE]
-    move = np.where(np.isnan(before), 0.0, np.log(close / np.where(before > 0.0, before, close)))
-    size = np.abs(move)
-    tens = np.rint(size / LOG_TEN)
-    is_power = (tens >= 1.0) & (np.abs(size - tens * LOG_TEN) <= POWER_TOLERANCE)
-    is_warm = state[:, _MOVES] >= WARM_BARS
-    least = np.maximum(np.log1p(settings.jump_frac), settings.jump_times * state[:, _MOVE])
-    is_far = is_warm & (size > least)
-    if is_far.any():
-        _note_jump(state, np.where(is_far & (state[:, _STAYED] == 0.0), move, 0.0))
-    _note_move(state, np.where(is_far | is_power, np.nan, size))
-    has_stayed = _stay(state, close, settings)
-    if is_power.any():
-        state[is_power, _SHOWN.start + 2] = move[is_power]
-    ill = is_power | has_stayed
-    return ill, ~ill & ~is_far
+    size = abs(move)
+    tens = math.floor(size / LOG_TEN + 0.5)
+    is_power = tens >= 1.0 and abs(size - tens * LOG_TEN) <= POWER_TOLERANCE
+    is_far = row[_MOVES] >= WARM_BARS and size > max(limits[3], limits[4] * row[_MOVE])
+    if is_far and row[_STAYED] == 0.0:
+        row[_FROM], row[_JUMP], gone = row[_CLOSE], move, move
+    elif not is_far and not is_power and row[_CLOSE] > 0.0:
+        _note_move(row, size)
+    has_stayed = _stay(row, gone, limits[5])
+    if is_power:
+        row[_SHOWN + 2] = move
+    is_bad = is_power or has_stayed
+    return is_bad, not is_bad and not is_far
 
 
-def _note_jump(state: Vector, jump: Vector) -> None:
-    """Remember the close before a jump; 0 is none."""
-    is_new = jump != 0.0
-    state[is_new, _FROM] = state[is_new, _CLOSE]
-    state[is_new, _JUMP] = jump[is_new]
+@_jit
+def _note_move(row, size):  # type: ignore[no-untyped-def]
+    """Let a move count in the recent mean: an average at first, then fading."""
+    row[_MOVES] = min(row[_MOVES] + 1.0, MOVE_BARS)
+    row[_MOVE] += (size - row[_MOVE]) / row[_MOVES]
 
 
-def _note_move(state: Vector, size: Vector) -> None:
-    """Let a move count in the recent mean: an average at first, then fading; NaN does not."""
-    counts = ~np.isnan(size) & ~np.isnan(state[:, _CLOSE])
-    seen = np.minimum(state[:, _MOVES] + 1.0, MOVE_BARS)
-    moved = state[:, _MOVE] + (size - state[:, _MOVE]) / seen
-    state[:, _MOVE] = np.where(counts, moved, state[:, _MOVE])
-    state[:, _MOVES] = np.where(counts, seen, state[:, _MOVES])
-
-
-def _stay(state: Vector, close: Vector, settings: QualitySettings) -> Flags:
+@_jit
+def _stay(row, gone, stay_bars):  # type: ignore[no-untyped-def]
     """Whether a jump has been beyond half its way for long enough; one that has not is dropped."""
-    jump = state[:, _JUMP]
-    watched = jump != 0.0
-    if not watched.any():  # as nearly always
-        state[:, _STAYED] = 0.0
-        return np.asarray(watched)
-    start = np.where(watched, state[:, _FROM], close)
-    is_beyond = watched & (np.log(close / start) * np.sign(jump) > np.abs(jump) / 2.0)
-    state[:, _STAYED] = np.where(is_beyond, state[:, _STAYED] + 1.0, 0.0)
-    has_stayed = state[:, _STAYED] >= settings.stay_bars
-    state[has_stayed, _SHOWN.start + 2] = jump[has_stayed]
-    is_over = has_stayed | ~is_beyond
-    state[is_over, _JUMP] = state[is_over, _STAYED] = 0.0
-    return np.asarray(has_stayed)
+    jump = row[_JUMP]
+    is_beyond = jump != 0.0 and (gone if jump > 0.0 else -gone) > abs(jump) / 2.0
+    row[_STAYED] = row[_STAYED] + 1.0 if is_beyond else 0.0
+    has_stayed = row[_STAYED] >= stay_bars
+    if has_stayed:
+        row[_SHOWN + 2] = jump
+    if has_stayed or not is_beyond:
+        row[_JUMP] = row[_STAYED] = 0.0
+    return has_stayed
 
 
-def _settle(state: Vector, judged: tuple[Flags, Flags, Flags], settings: QualitySettings) -> None:
+@_jit
+def _settle(row, fault, is_bad, is_well, is_known, need):  # type: ignore[no-untyped-def]
     """Trip what is ill; clear what has been well for long enough; leave what is not known."""
-    ill, well, known = judged
-    if not ill.any() and not (state[:, _OPEN] > 0.0).any():  # as nearly always
-        state[:, _OPEN] = state[:, _WELL] = state[:, _SHOWN] = 0.0
-        return
-    need = np.array([settings.clear_bars, settings.clear_bars, settings.settle_bars])
-    runs = np.where(known, np.where(well, state[:, _WELL] + 1.0, 0.0), state[:, _WELL])
-    is_open = ill | ((state[:, _OPEN] > 0.0) & (runs < need))
-    state[:, _OPEN] = is_open
-    state[:, _WELL] = np.where(is_open, runs, 0.0)
-    state[:, _SHOWN] = np.where(is_open, state[:, _SHOWN], 0.0)
+    at_open, at_well, at_shown = _OPEN + fault, _WELL + fault, _SHOWN + fault
+    runs = row[at_well]
+    if is_known:
+        runs = runs + 1.0 if is_well else 0.0
+    is_open = is_bad or (row[at_open] > 0.0 and runs < need)
+    row[at_open] = 1.0 if is_open else 0.0
+    row[at_well] = runs if is_open else 0.0
+    if not is_open:
+        row[at_shown] = 0.0
+    return is_open
+
+
+def _one_pass(told, series, bars, clamped_frac, moves, limits):  # type: ignore[no-untyped-def]  # it is compiled
+    """Judge bars [n, 5] by the rows of their series; gives why not, if all are refused.
+
+    `moves` [n, 2] are the ln of each close over the one before and over that before a jump, by
+    NumPy: the compiler's logarithm has other bits.
+    """
+    state, ill = told
+    for i in range(series.shape[0]):
+        for j in range(5):
+            if not math.isfinite(bars[i, j]) or (j < _VOLUME and bars[i, j] <= 0.0):
+                return _NO_PRICE
+    for i in range(series.shape[0]):
+        if clamped_frac[i] < 0.0 or clamped_frac[i] > 1.0:
+            return _NO_SHARE
+    clear_bars, settle_bars = limits[6], limits[7]
+    for i in range(series.shape[0]):
+        row = state[series[i]]
+        share = clamped_frac[i]
+        is_bad, is_well = _outside(row, share, limits)
+        any_open = _settle(row, 0, is_bad, is_well, not math.isnan(share), clear_bars)
+        is_bad, is_well = _constant(row, bars[i], limits)
+        any_open |= _settle(row, 1, is_bad, is_well, True, clear_bars)
+        is_bad, is_well = _jumped(row, moves[i, 0], moves[i, 1], limits)
+        any_open |= _settle(row, 2, is_bad, is_well, True, settle_bars)
+        for j in range(5):
+            row[j] = bars[i, j]
+        ill[series[i]] = any_open
+    return 0
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_judge = njit(
+    "int64(Tuple((float64[:, ::1], boolean[::1])), int64[::1], float64[:, :], float64[:], "
+    "float64[:, ::1], UniTuple(float64, 8))",
+    cache=True,
+    error_model="numpy",
+)(_one_pass)
 
 
 def _reason(fault: Fault, shown: float, settings: QualitySettings) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 BINS = 10
@@ -12,6 +13,13 @@ RECENT_OUTCOMES = 1000
 # Of one outcome: 1, (p − y)², p − y, d and d², with d = (p − y)² − (base rate − y)².
 _PARTS = 5
 _BIN_PARTS = 3  # 1, p, y
+# Why outcomes are refused.
+_REFUSALS = (
+    "",
+    "a probability is outside 0 to 1",
+    "a base rate is outside 0 to 1",
+    "an outcome is neither 0 nor 1",
+)
 
 Vector = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -97,17 +105,10 @@ class Scores:
         and `rose` [n] what happened: 0 or 1. Raises ValueError.
         """
         self._check(series, probabilities, base, rose)
-        parts = _parts(probabilities, base, rose)  # [n, A+1, parts]
-        sums = np.add.reduce(parts, axis=0)
-        kept = np.where(sums[:, :1] > 0.0, 1.0 - 1.0 / RECENT_OUTCOMES, 1.0)
-        self._pooled += sums
-        self._recent *= kept
-        self._recent += sums
-        if (series[1:] > series[:-1]).all():
-            self._by_series[series] += parts  # the same as below, but many times faster
-        else:
-            np.add.at(self._by_series, series, parts)
-        self._fill_bins(probabilities, rose)
+        sums = self._pooled, self._recent, self._bins, self._by_series
+        refused = _score_all(sums, series, probabilities, base, rose)
+        if refused:
+            raise ValueError(_REFUSALS[refused])
 
     def pooled(self, source: int) -> Score | None:
         """The score of a source over all series; None until it has outcomes."""
@@ -164,13 +165,6 @@ class Scores:
         for source, was in zip(here, there, strict=True):
             self._by_series[at, source] = rows[:, was]
 
-    def _fill_bins(self, probabilities: Vector, rose: Vector) -> None:
-        source, outcome = np.nonzero(~np.isnan(probabilities))
-        p, y = probabilities[source, outcome], rose[outcome]
-        place = source * BINS + np.minimum((p * BINS).astype(np.int64), BINS - 1)
-        for part, weights in enumerate((np.ones_like(p), p, y)):
-            self._bins[:, part] += np.bincount(place, weights, len(self._bins))
-
     def _check(self, series: Places, probabilities: Vector, base: Vector, rose: Vector) -> None:
         shape = (len(self._agents) + 1, len(series))
         if probabilities.shape != shape or base.shape != rose.shape or rose.shape != shape[1:]:
@@ -180,25 +174,73 @@ class Scores:
             )
         if ((series < 0) | (series >= self._series)).any():
             raise ValueError(f"a series is outside the {self._series} for which there is room")
-        if ((probabilities < 0.0) | (probabilities > 1.0)).any():  # NaN is neither
-            raise ValueError("a probability is outside 0 to 1")
-        if not ((base >= 0.0) & (base <= 1.0)).all():
-            raise ValueError("a base rate is outside 0 to 1")
-        if not ((rose == 0.0) | (rose == 1.0)).all():
-            raise ValueError("an outcome is neither 0 nor 1")
 
 
-def _parts(probabilities: Vector, base: Vector, rose: Vector) -> Vector:
-    """What each outcome adds [n, A+1, parts]: zeros where there was no prediction."""
-    residual = np.ascontiguousarray((probabilities - rose).T)  # [n, A+1]
-    given = ~np.isnan(residual)
-    residual[~given] = 0.0
-    brier = residual * residual
-    paired = np.where(given, brier - ((base - rose) ** 2)[:, np.newaxis], 0.0)
-    parts = np.empty((*residual.shape, _PARTS))
-    for i, part in enumerate((given, brier, residual, paired, paired * paired)):
-        parts[:, :, i] = part
-    return parts
+_jit = njit(error_model="numpy", inline="always")
+
+
+@_jit
+def _refused(probabilities, base, rose):  # type: ignore[no-untyped-def]  # it is compiled
+    """Why these are no predictions with their outcomes: its place in `_REFUSALS`, or 0."""
+    for source in range(probabilities.shape[0]):
+        for i in range(probabilities.shape[1]):
+            if probabilities[source, i] < 0.0 or probabilities[source, i] > 1.0:
+                return 1  # NaN is neither
+    for i in range(base.shape[0]):
+        if not 0.0 <= base[i] <= 1.0:
+            return 2
+        if not (rose[i] == 0.0 or rose[i] == 1.0):
+            return 3
+    return 0
+
+
+@_jit
+def _add(into, parts):  # type: ignore[no-untyped-def]
+    for j in range(into.shape[0]):
+        into[j] += parts[j]
+
+
+def _one_pass(sums, series, probabilities, base, rose):  # type: ignore[no-untyped-def]
+    """Add outcomes [n] to the sums of all sources; gives why not, if they are refused.
+
+    Those of a moment are summed before they join the others: so the order of additions is one.
+    """
+    pooled, recent, bins, by_series = sums
+    refused = _refused(probabilities, base, rose)
+    if refused:
+        return refused
+    moment, bin_sums = np.empty(_PARTS), np.empty((BINS, _BIN_PARTS))
+    for source in range(probabilities.shape[0]):
+        moment.fill(0.0)
+        bin_sums.fill(0.0)
+        for i in range(base.shape[0]):
+            p, y = probabilities[source, i], rose[i]
+            if math.isnan(p):
+                continue
+            residual, other = p - y, base[i] - y
+            brier = residual * residual
+            paired = brier - other * other
+            parts = 1.0, brier, residual, paired, paired * paired
+            _add(moment, parts)
+            _add(by_series[series[i], source], parts)
+            _add(bin_sums[min(int(p * BINS), BINS - 1)], (1.0, p, y))
+        if moment[0] > 0.0:
+            for j in range(_PARTS):
+                recent[source, j] *= 1.0 - 1.0 / RECENT_OUTCOMES
+        _add(pooled[source], moment)
+        _add(recent[source], moment)
+        for place in range(BINS):
+            _add(bins[source * BINS + place], bin_sums[place])
+    return 0
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_score_all = njit(
+    "int64(Tuple((float64[:, ::1], float64[:, ::1], float64[:, ::1], float64[:, :, ::1])), "
+    "int64[::1], float64[:, :], float64[:], float64[:])",
+    cache=True,
+    error_model="numpy",
+)(_one_pass)
 
 
 def _score(sums: Vector) -> Score | None:

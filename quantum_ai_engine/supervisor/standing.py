@@ -177,6 +177,7 @@ class Standing:
         self._is_quarantined = False
         self._tested = 0
         self._at_ms = 0
+        self._conclude()
 
     def update(
         self, at_ms: int, slot: int, probability: Vector, rose: Vector, base_rate: float
@@ -185,7 +186,7 @@ class Standing:
 
         `rose` is 1 or 0. Raises ValueError for anything that is not a probability or an outcome.
         """
-        _refuse(probability, rose, base_rate)
+        values = scores(probability, rose, base_rate, self._baseline.mean_probability)
         if slot < 0 or at_ms < self._at_ms:
             raise ValueError(f"bar {slot} at {at_ms} ms lies before 0 or what came before")
         self._at_ms = at_ms
@@ -193,8 +194,7 @@ class Standing:
             return
         if self._blocks.is_ended_by(slot):
             self._test(self._blocks.get())
-        usual = self._baseline.mean_probability
-        self._blocks.update(slot, scores(probability, rose, base_rate, usual))
+        self._blocks.update(slot, values)
 
     def get(self) -> Verdict:
         """The verdict as of the last block that ended."""
@@ -202,24 +202,22 @@ class Standing:
         harder = next((alarm for alarm in alarms if alarm.test is Check.HARDER), None)
         alarms = tuple(alarm for alarm in alarms if alarm.test is not Check.HARDER)
         since_ms = min((alarm.since_ms for alarm in alarms), default=None)
-        state = self._state([alarm.test for alarm in alarms])
-        return Verdict(state, alarms, harder, self._tested, self._blocks.left_out, since_ms)
+        return Verdict(self.state, alarms, harder, self._tested, self._blocks.left_out, since_ms)
 
     @property
     def state(self) -> State:
         """The state of the verdict, without its reasons."""
-        return self._state(self.alarming)
+        return self._concluded[0]
 
     @property
     def alarming(self) -> tuple[Check, ...]:
         """The tests that speak against the agent."""
-        since_ms = zip(TESTS, self._since_ms.tolist(), strict=True)
-        return tuple(test for test, at_ms in since_ms if at_ms >= 0 and test is not Check.HARDER)
+        return self._concluded[1]
 
     @property
     def is_harder(self) -> bool:
         """Whether the market got harder, by its evidence."""
-        return bool(self._since_ms[TESTS.index(Check.HARDER)] >= 0)
+        return self._concluded[2]
 
     def evidence(self) -> dict[Check, float]:
         """The evidence of every e-detector: what it is and what is left to the threshold."""
@@ -268,6 +266,7 @@ class Standing:
         self._back.restore(saved.back)
         for window, held in zip(self._windows, saved.windows, strict=True):
             window.restore(held)
+        self._conclude()
 
     def _test(self, block: Block) -> None:
         self._tested += 1
@@ -280,6 +279,14 @@ class Standing:
         for window in self._windows:
             window.update(block.value[PAIRED])
         self._judge_windows()
+        self._conclude()
+
+    def _conclude(self) -> None:
+        """State, tests that alarm and whether the market got harder: as of the last block."""
+        since_ms = zip(TESTS, self._since_ms.tolist(), strict=True)
+        alarming = [test for test, at_ms in since_ms if at_ms >= 0]
+        against = tuple(test for test in alarming if test is not Check.HARDER)
+        self._concluded = self._state(against), against, Check.HARDER in alarming
 
     def _judge_detectors(self) -> None:
         since_ms = self._since_ms[: len(DETECTED)]
@@ -374,13 +381,3 @@ def _nulls(held_out: Baseline, settings: SupervisorSettings) -> Vector:
 def _signed(part: Vector) -> Vector:
     signed: Vector = part[_SCORE] * _SIGN[:, None]  # [tests, bars]
     return signed
-
-
-def _refuse(probability: Vector, rose: Vector, base_rate: float) -> None:
-    """Probabilities and outcomes only; NaN is neither."""
-    if probability.shape != rose.shape or probability.ndim != 1:
-        raise ValueError(f"{probability.shape} probabilities for {rose.shape} outcomes")
-    if not ((probability >= 0.0) & (probability <= 1.0)).all() or not 0.0 <= base_rate <= 1.0:
-        raise ValueError("a probability is not a number from 0 to 1")
-    if not ((rose == 0.0) | (rose == 1.0)).all():
-        raise ValueError("an outcome is neither 0 nor 1")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 from quantum_ai_engine.config import TrustSettings
@@ -20,6 +21,14 @@ UNIT_SWINGS = 4.0  # mean |regret|s in a unit: of normal ones, one in 700 is lar
 LEAST_UNIT = 1e-4  # a mean Brier difference below this is no reason to trust or to distrust
 LEAST_SHARE = 1e-12  # of an expert that the hedge has given up
 TOLERANCE = 1e-9
+# Why losses are refused.
+_REFUSALS = (
+    "",
+    "the base-rate expert is never asleep: its loss is NaN",
+    "a Brier loss is outside 0 to 1",
+    "a weight is outside 0 to 1",
+    "the weights of those awake do not sum to 1",
+)
 
 Vector = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -99,12 +108,26 @@ def prior_of(paired: float, paired_stderr: float) -> float:
 
 
 class _Evidence(NamedTuple):
-    """Per expert R/U, C/U, ln 2 w(0, C/U), and whether it has been awake for enough rounds."""
+    """Per expert R/U, C/U, ln 2 w(0, C/U), and whether it has been awake for enough rounds.
+
+    `known` are merits, by how far the best of those asked about lies behind the crowd.
+    """
 
     regrets: list[float]
     swings: list[float]
     level: list[float]
     seasoned: list[bool]
+    known: dict[float, list[float]]
+
+    def merits(self, behind: float) -> list[float]:
+        """Per expert ln (w(R, C) / w(0, C)) if it is awake; 0 for one that is new."""
+        if behind not in self.known:
+            columns = zip(self.regrets, self.swings, self.level, self.seasoned, strict=True)
+            self.known[behind] = [
+                _log_weight(regret - behind, swing) - level if is_seasoned else 0.0
+                for regret, swing, level, is_seasoned in columns
+            ]
+        return self.known[behind]
 
 
 class Trust:
@@ -138,7 +161,7 @@ class Trust:
         count = len(experts) + 1
         self._experts = (*experts, Expert("base rate", "", BASE_PRIOR))
         self._settings = settings
-        self._regret, self._swing, self._age = np.zeros((3, count))
+        self._earned = np.zeros((3, count))  # regret, swing and age
         self._rounds = np.zeros(count, dtype=np.int64)
         self._evidence: _Evidence | None = None  # that follows from them
 
@@ -149,16 +172,22 @@ class Trust:
         [n, A+1] the `Shares.weights` with which each was decided. Of those asleep in all rows
         nothing changes. Raises ValueError.
         """
-        _check(losses, weights, len(self._experts))
-        if len(losses) == 0:
-            return
-        regret, awake = _mean_regrets(losses, weights)
-        size, kept = np.abs(regret), 1.0 - 1.0 / self._settings.memory_outcomes
-        self._regret = np.where(awake, kept * self._regret + regret, self._regret)
-        self._swing = np.where(awake, kept * self._swing + size, self._swing)
-        self._age = np.where(awake, kept * self._age + 1.0, self._age)
-        self._rounds = self._rounds + awake
-        self._evidence = None
+        if (
+            losses.ndim != 2
+            or losses.shape != weights.shape
+            or losses.shape[1] != len(self._experts)
+        ):
+            raise ValueError(
+                f"losses {losses.shape} and weights {weights.shape} are not both "
+                f"[n, {len(self._experts)}]"
+            )
+        kept = 1.0 - 1.0 / self._settings.memory_outcomes
+        earned, rounds = self._earned.copy(), self._rounds.copy()
+        refused = _learn(losses, weights, kept, earned, rounds)
+        if refused:
+            raise ValueError(_REFUSALS[refused])
+        if len(losses):
+            self._earned, self._rounds, self._evidence = earned, rounds, None
 
     @property
     def weights(self) -> Vector:
@@ -192,7 +221,7 @@ class Trust:
 
     def saved(self) -> SavedTrust:
         """What all experts have earned; priors are not in it, since bundles bring them."""
-        columns = (self._regret, self._swing, self._age, self._rounds)
+        columns = (*self._earned, self._rounds)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         known = [
             SavedExpert(expert.name, expert.bundle, *row)
@@ -211,12 +240,10 @@ class Trust:
         if len(at) > 0 and not any(at):
             return
         self._evidence = None
-        self._regret, self._swing = self._regret.copy(), self._swing.copy()
-        self._age, self._rounds = self._age.copy(), self._rounds.copy()
+        self._earned, self._rounds = self._earned.copy(), self._rounds.copy()
         for i, one in enumerate([*at, saved.base]):
             if one is not None:
-                self._regret[i], self._swing[i] = one.regret, one.swing
-                self._age[i], self._rounds[i] = one.age, one.rounds
+                self._earned[:, i], self._rounds[i] = (one.regret, one.swing, one.age), one.rounds
 
     def _capped(self, voters: Sequence[int]) -> dict[int, float]:
         """The shares of voters under the cap: what it leaves goes to the others by their own merit.
@@ -247,31 +274,29 @@ class Trust:
         """Per expert ln (w(R, C) / w(0, C)): 0 without evidence, −inf where it has no say."""
         if self._evidence is None:
             self._evidence = self._weighed()
-        regrets, swings, level, seasoned = self._evidence
-        pairs = zip(regrets, awake, seasoned, strict=True)
-        behind = min(max((r for r, *flags in pairs if all(flags)), default=0.0), 0.0)
-        merits = []
-        for i, is_awake in enumerate(awake):
-            if is_awake and seasoned[i]:
-                merits.append(_log_weight(regrets[i] - behind, swings[i]) - level[i])
-            else:
-                merits.append(0.0 if is_awake else -math.inf)
-        return merits
+        evidence = self._evidence
+        heard = zip(evidence.regrets, awake, evidence.seasoned, strict=True)
+        shown = [regret for regret, is_awake, is_seasoned in heard if is_awake and is_seasoned]
+        merits = evidence.merits(min(max(shown, default=0.0), 0.0))
+        known = zip(merits, awake, strict=True)
+        return [merit if is_awake else -math.inf for merit, is_awake in known]
 
     def _weighed(self) -> _Evidence:
         """What the experts have shown, in units of its usual size; whoever is awake."""
-        is_seasoned = self._rounds >= self._settings.min_outcomes
-        unit = self._unit(is_seasoned)
-        swings = (self._swing / unit).tolist()
-        level = [_log_weight(0.0, swing) for swing in swings]
-        return _Evidence((self._regret / unit).tolist(), swings, level, is_seasoned.tolist())
+        regret, swing, age = self._earned.tolist()
+        seasoned = [rounds >= self._settings.min_outcomes for rounds in self._rounds.tolist()]
+        shown = zip(swing, age, seasoned, strict=True)
+        unit = _unit([c / n for c, n, is_seasoned in shown if is_seasoned])
+        swings = [one / unit for one in swing]
+        level = [_log_weight(0.0, one) for one in swings]
+        return _Evidence([one / unit for one in regret], swings, level, seasoned, {})
 
-    def _unit(self, seasoned: Flags) -> float:
-        """The unit of regrets, from experts with enough rounds: new ones have no usual swing."""
-        if not seasoned.any():
-            return LEAST_UNIT
-        usual = float(median((self._swing[seasoned] / self._age[seasoned]).tolist()))
-        return max(UNIT_SWINGS * usual, LEAST_UNIT)
+
+def _unit(swings: Sequence[float]) -> float:
+    """The unit of regrets, from experts with enough rounds: new ones have no usual swing."""
+    if not swings:
+        return LEAST_UNIT
+    return max(UNIT_SWINGS * median(swings), LEAST_UNIT)
 
 
 def bounded(shares: Sequence[float], floor: float, cap: float) -> list[float]:
@@ -308,36 +333,82 @@ def _log_weight(regret: float, swing: float) -> float:
     return high + math.log(grown) if grown > 0.0 else -math.inf
 
 
-def _mean_regrets(losses: Vector, weights: Vector) -> tuple[Vector, Flags]:
-    """Per expert the mean [A+1], over the rows where it was awake, of the crowd's loss minus its.
+_jit = njit(error_model="numpy", inline="always")
 
-    Also whether it was awake in any.
+
+@_jit
+def _refused(losses, weights):  # type: ignore[no-untyped-def]  # it is compiled
+    """Why there is nothing to be learned from these: its place in `_REFUSALS`, or 0."""
+    count, experts = losses.shape
+    for i in range(count):
+        if math.isnan(losses[i, experts - 1]):
+            return 1
+        for j in range(experts):
+            if losses[i, j] < 0.0 or losses[i, j] > 1.0:
+                return 2
+    for i in range(count):
+        total = 0.0
+        for j in range(experts):
+            if not math.isnan(losses[i, j]):
+                if not 0.0 <= weights[i, j] <= 1.0 + TOLERANCE:
+                    return 3
+                total += weights[i, j]
+        if not abs(total - 1.0) <= TOLERANCE:
+            return 4
+    return 0
+
+
+@_jit
+def _crowd(losses, weights, parts):  # type: ignore[no-untyped-def]
+    """The crowd's loss [A+1] less the base rate's.
+
+    The parts of it are sorted before they are summed, so that the order of experts changes no bit.
     """
-    awake = ~np.isnan(losses)
-    # Against the base rate, so that equal losses give a regret of 0 to the last bit.
-    paired = np.where(awake, losses - losses[:, -1:], 0.0)  # [n, A+1]
-    # Sorted, so that the order of the experts changes no bit.
-    shares = np.sort(np.where(awake, weights, 0.0) * paired, axis=1)
-    crowd = np.zeros(len(losses))
-    for i in range(shares.shape[1]):
-        crowd += shares[:, i]
-    regrets = np.where(awake, crowd[:, np.newaxis] - paired, 0.0)
-    rows = np.add.reduce(awake, axis=0)
-    return np.add.reduce(regrets, axis=0) / np.maximum(rows, 1), rows > 0
+    experts = losses.shape[0]
+    for j in range(experts):
+        part, at = 0.0, j
+        if not math.isnan(losses[j]):
+            part = weights[j] * (losses[j] - losses[experts - 1])
+        while at > 0 and parts[at - 1] > part:
+            parts[at] = parts[at - 1]
+            at -= 1
+        parts[at] = part
+    crowd = 0.0
+    for j in range(experts):
+        crowd += parts[j]
+    return crowd
 
 
-def _check(losses: Vector, weights: Vector, experts: int) -> None:
-    if losses.ndim != 2 or losses.shape[1] != experts or losses.shape != weights.shape:
-        raise ValueError(
-            f"losses {losses.shape} and weights {weights.shape} are not both [n, {experts}]"
-        )
-    asleep = np.isnan(losses)
-    if asleep[:, -1].any():
-        raise ValueError("the base-rate expert is never asleep: its loss is NaN")
-    if ((losses < 0.0) | (losses > 1.0)).any():  # NaN is neither
-        raise ValueError("a Brier loss is outside 0 to 1")
-    given = np.where(asleep, 0.0, weights)
-    if not ((given >= 0.0) & (given <= 1.0 + TOLERANCE)).all():
-        raise ValueError("a weight is outside 0 to 1")
-    if not (np.abs(np.add.reduce(given, axis=1) - 1.0) <= TOLERANCE).all():
-        raise ValueError("the weights of those awake do not sum to 1")
+def _one_pass(losses, weights, kept, earned, rounds):  # type: ignore[no-untyped-def]
+    """Let a round of losses [n, A+1] count in what was earned; gives why not, if it is refused.
+
+    A regret is the mean, over the rows where an expert was awake, of the crowd's loss less its;
+    both against the base rate, so that equal losses give a regret of 0 to the last bit.
+    """
+    refused = _refused(losses, weights)
+    if refused:
+        return refused
+    count, experts = losses.shape
+    regrets, awake, parts = np.zeros(experts), np.zeros(experts), np.empty(experts)
+    for i in range(count):
+        crowd = _crowd(losses[i], weights[i], parts)
+        for j in range(experts):
+            if not math.isnan(losses[i, j]):
+                regrets[j] += crowd - (losses[i, j] - losses[i, experts - 1])
+                awake[j] += 1.0
+    for j in range(experts):
+        if awake[j] > 0.0:
+            regret = regrets[j] / awake[j]
+            earned[0, j] = kept * earned[0, j] + regret
+            earned[1, j] = kept * earned[1, j] + abs(regret)
+            earned[2, j] = kept * earned[2, j] + 1.0
+            rounds[j] += 1
+    return 0
+
+
+# Compiled when this module is loaded, from the cache if it is there: never at the first bar.
+_learn = njit(
+    "int64(float64[:, :], float64[:, :], float64, float64[:, ::1], int64[::1])",
+    cache=True,
+    error_model="numpy",
+)(_one_pass)
