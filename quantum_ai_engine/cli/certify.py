@@ -2,7 +2,7 @@
 
 import asyncio
 import platform
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -25,15 +25,23 @@ from quantum_ai_engine.daemon.decode import decode, decode_command, decode_equit
 from quantum_ai_engine.daemon.feed import BarFeed
 from quantum_ai_engine.daemon.keys import Keys
 from quantum_ai_engine.daemon.pages import pages
-from quantum_ai_engine.daemon.records import RecordError, decode_round
+from quantum_ai_engine.daemon.records import Decided, RecordError, decode_round
 from quantum_ai_engine.engine import Engine, Identity
 from quantum_ai_engine.events import LAST_TIME_MS, Command, Equity, Refused
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.stream import stream_bars
 from quantum_ai_engine.replay.certificate import Certificate, misfits
-from quantum_ai_engine.replay.certifier import Again, Certifier, Inputs, Scripted, SeenBar
+from quantum_ai_engine.replay.certifier import (
+    NOTHING_LACKS,
+    Again,
+    Certifier,
+    Inputs,
+    Scripted,
+    SeenBar,
+)
 from quantum_ai_engine.replay.difference import Rows
 from quantum_ai_engine.replay.published import Origin, Published, PublishedError
+from quantum_ai_engine.replay.silence import Recorded, Silences
 from quantum_ai_engine.report.files import write_whole
 
 STREAM = "stream"
@@ -92,7 +100,7 @@ async def _certify(
     settings = loaded.settings
     offset, last = await _ends(place)
     published = await _published(what, place, last)
-    inputs = await _inputs(settings, what, place)
+    inputs = await _inputs(settings, what, place, published)
     identity = Identity(
         settings.engine.environment, f"{version()}+{build_id()}", loaded.config_hash
     )
@@ -102,20 +110,42 @@ async def _certify(
             f"no certificate: {'; '.join(forced)}. --force compares all the same, and records it"
         )
     bound_loaded()
-    pool = AgentPool(agents, 1, PATIENCE_S, lambda *_: None, lambda *_: None)
-    scripted = Scripted(pool)
-    engine = Engine(settings, scripted, identity, Calendars(settings.sessions.by_symbol()))
-    again = Again(engine, scripted, identity, settings.engine.clock, settings.engine.burn_in_bars)
-    certifier = Certifier(again, published, inputs, _rows(what.rows))
-    try:
-        await pool.start()
-        with progress_bar() as bar:
-            task = bar.add_task("certify", total=None, note="")
-            async for count in certifier.run(_bars(settings, what, place, offset)):
-                bar.update(task, completed=count)
-    finally:
-        pool.close()
+
+    async def replayed(silences: Silences) -> Certifier:
+        pool = AgentPool(agents, 1, PATIENCE_S, lambda *_: None, lambda *_: None)
+        scripted = Scripted(pool)
+        engine = Engine(settings, scripted, identity, Calendars(settings.sessions.by_symbol()))
+        own = settings.engine
+        again = Again(engine, scripted, identity, own.clock, own.burn_in_bars)
+        rows = _rows(what.rows)
+        certifier = Certifier(again, published, inputs, rows, silences)
+        try:
+            await pool.start()
+            with progress_bar() as bar:
+                task = bar.add_task("certify", total=None, note="")
+                async for count in certifier.run(_bars(settings, what, place, offset)):
+                    bar.update(task, completed=count)
+        finally:
+            pool.close()
+        return certifier
+
+    certifier = await _explained(replayed)
     return certifier.get(forced=forced, machine=machine())
+
+
+async def _explained(replayed: Callable[[Silences], Awaitable[Certifier]]) -> Certifier:
+    """The replay that takes bars without a signal for what they were, as far as anything tells.
+
+    Where no record is left, later signals decide: nobody voted on a bar if only then they come out.
+    """
+    first = await replayed(NOTHING_LACKS)
+    silences = first.silences()
+    told = await replayed(silences) if silences.known else first
+    told.explain(silences)
+    if not silences.untold:
+        return told
+    inferred = await replayed(silences.infer())
+    return inferred if inferred.differences < told.differences else told
 
 
 def machine() -> dict[str, str]:
@@ -235,21 +265,25 @@ def _lines(path: Path, environment: str) -> Iterator[SeenBar]:
         raise CommandError(f"--data {path}: {error.strerror}") from error
 
 
-async def _inputs(settings: Settings, what: Certified, place: Place | None) -> Inputs:
+async def _inputs(
+    settings: Settings, what: Certified, place: Place | None, published: Published
+) -> Inputs:
     """What else came to the live engine, as far as Redis still has it."""
     if place is None:
         return Inputs()
     client, keys = place
+    decided = await _decided(client, keys)
     commands, equity, is_whole, has_all_signals = None, None, None, False
     if what.signals == STREAM:
         commands = await _commands(client, keys)
         has_all_signals = await client.xlen(keys.signals) < SIGNALS_KEPT
     if what.bars == STREAM:
-        equity = await _equity(client, keys, settings.ingest.future_tolerance_ms)
+        equity = await _equity(client, keys, settings.ingest.future_tolerance_ms, decided)
         is_whole = await _is_whole(client, keys.bars)
     elif what.signals == STREAM and not await client.xlen(keys.equity):
         equity = []
-    return Inputs(commands, equity, is_whole, has_all_signals)
+    recorded = _recorded(decided, published)
+    return Inputs(commands, equity, is_whole, has_all_signals, recorded)
 
 
 async def _commands(client: Client, keys: Keys) -> list[Command]:
@@ -264,7 +298,29 @@ async def _commands(client: Client, keys: Keys) -> list[Command]:
     return found
 
 
-async def _equity(client: Client, keys: Keys, tolerance_ms: int) -> list[Placed]:
+async def _decided(client: Client, keys: Keys) -> list[Decided]:
+    """What is left of the records, in their order."""
+    found = []
+    async for entries in pages(client, keys.records, START):
+        for _, fields in entries:
+            try:
+                found.append(decode_round(fields))
+            except RecordError:
+                continue
+    return found
+
+
+def _recorded(decided: Sequence[Decided], published: Published) -> Recorded | None:
+    """What the records tell of bars without a signal; None where none is left."""
+    if not decided:
+        return None
+    records = (record for one in decided for record in one.records)
+    return Recorded.of(order_of(decided[0].start), records, published.first)
+
+
+async def _equity(
+    client: Client, keys: Keys, tolerance_ms: int, decided: Sequence[Decided]
+) -> list[Placed]:
     """All reports of equity, each with the entry of the bar stream after which it was heard.
 
     Records tell it exactly; of reports whose record is gone, the time at which Redis had them does.
@@ -279,14 +335,7 @@ async def _equity(client: Client, keys: Keys, tolerance_ms: int) -> list[Placed]
             order = order_of(name.decode())
             if equity.time_ms <= order[0] + tolerance_ms:
                 heard.append((order, equity))
-    recorded: list[Placed] = []
-    async for entries in pages(client, keys.records, START):
-        for _, fields in entries:
-            try:
-                decided = decode_round(fields)
-            except RecordError:
-                continue
-            recorded += [(order_of(decided.start), equity) for equity in decided.equity]
+    recorded = [(order_of(one.start), equity) for one in decided for equity in one.equity]
     return [*heard[: max(0, len(heard) - len(recorded))], *recorded]
 
 
