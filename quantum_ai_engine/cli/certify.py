@@ -23,7 +23,7 @@ from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import SIGNALS_KEPT, START, order_of
 from quantum_ai_engine.daemon.decode import decode, decode_command, decode_equity
 from quantum_ai_engine.daemon.feed import BarFeed
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.keys import Keys, partition_of
 from quantum_ai_engine.daemon.pages import pages
 from quantum_ai_engine.daemon.records import Decided, RecordError, decode_round
 from quantum_ai_engine.engine import Engine, Identity
@@ -162,14 +162,16 @@ def machine() -> dict[str, str]:
 def _keys(settings: Settings, partition: int | None) -> Keys:
     """The keys of the one partition that is certified."""
     redis = settings.redis
-    if partition is None and redis.partitions > 1:
+    if partition is None and len(redis.served) == 1:
+        return Keys.of(redis)
+    if partition is None:
         raise UsageError(
             f"there are {redis.partitions} partitions, each with an engine of its own: name one "
             "with --partition"
         )
     if partition is not None and not 0 <= partition < redis.partitions:
         raise UsageError(f"--partition {partition}: there are {redis.partitions}, counted from 0")
-    return Keys(redis.prefix, redis.partitions, partition or 0)
+    return Keys(redis.prefix, redis.partitions, partition)
 
 
 async def _ends(place: Place | None) -> tuple[str, str]:
@@ -180,7 +182,10 @@ async def _ends(place: Place | None) -> tuple[str, str]:
     ends: Any = await client.hmget(keys.state, "offset", "signal")
     offset, signal = ends
     if offset is None:
-        raise CommandError(f"no engine has committed anything to {keys.state}: nothing to certify")
+        raise CommandError(
+            f"no engine has committed anything to {keys.state}: nothing to certify; give "
+            "redis.prefix and redis.partitions as `qae serve` had them"
+        )
     return offset.decode(), (signal or START.encode()).decode()
 
 
@@ -199,9 +204,24 @@ async def _published(what: Certified, place: Place | None, last: str) -> Publish
     if not raw:
         raise CommandError(f"--certify {what.signals}: there are no signals")
     try:
-        return Published.of(raw)
+        published = Published.of(raw)
     except PublishedError as error:
         raise CommandError(f"--certify {what.signals}: {error}") from error
+    if place is not None:
+        _check_home(published, place[1])
+    return published
+
+
+def _check_home(published: Published, keys: Keys) -> None:
+    """Refuse signals of another partition: none of their bars is in this one."""
+    for symbol in sorted({symbol for symbol, _, _ in published.first}):
+        home = partition_of(symbol, keys.partitions)
+        if home != keys.partition:
+            raise CommandError(
+                f"signals of {symbol} are those of partition {home} of {keys.partitions}, not "
+                f"{keys.partition}: give another --partition, or redis.partitions as `qae serve` "
+                "had it"
+            )
 
 
 def _signals_of(path: Path) -> Iterator[bytes | str]:
