@@ -123,7 +123,7 @@ def train(job: Training) -> None:
 
     from quantum_ai_engine.market.files import read_bars
     from quantum_ai_engine.training.export import train_bundle
-    from quantum_ai_engine.training.options import TrainOptions
+    from quantum_ai_engine.training.options import TrainingError, TrainOptions
 
     torch.set_num_threads(1)  # sums hang on how many there are, and tables must not
     named = job.symbols[0] if len(job.symbols) == 1 else None
@@ -137,7 +137,11 @@ def train(job: Training) -> None:
     own = job.directory.with_name(f".{job.directory.name}-{uuid.uuid4().hex}")
     try:
         for kind in job.kinds:
-            train_bundle(kind, table, own, options, lambda _: None)
+            try:
+                train_bundle(kind, table, own, options, lambda _: None)
+            except TrainingError as error:
+                window = job.window.number
+                raise TrainingError(f"{kind} in window {window}: {error}") from error
         if not job.directory.exists():
             own.rename(job.directory)
     finally:
