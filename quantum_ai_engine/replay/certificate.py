@@ -67,9 +67,9 @@ class Certificate(msgspec.Struct, frozen=True):
 
     `parts` counts differing signals by what differs in them: features, probability, trust,
     decision, and other fields; `examples` are a few of all differences in words. `silent` are the
-    bars of which agents missed their deadline. `taken` says what
-    the replay took from the signals themselves, since nothing else tells it; `forced` what did not
-    fit and was passed over because a person said so.
+    bars of which agents missed their deadline. `taken` says what the replay took from the signals
+    themselves, since nothing else tells it; `forced` what did not fit and was passed over because
+    a person said so.
     """
 
     verdict: str

@@ -32,9 +32,9 @@ class Silent(msgspec.Struct, frozen=True):
     """Bars from which agents were silent for their deadline.
 
     Of the `partly` silent ones a signal names who was; the others have no signal. That no agent
-    voted on the `wholly` silent ones the engine's records show. The `inferred` ones have no record,
-    but later signals come out only if nobody voted on them. Of the `untold` ones nothing tells
-    whether nobody voted, or a signal was lost.
+    voted on the `wholly` silent ones the engine's records show, though not why. The `inferred` ones
+    have no record, but later signals come out only if nobody voted on them. Of the `untold` ones
+    nothing tells whether nobody voted, or a signal was lost.
     """
 
     partly: Some
