@@ -2,7 +2,7 @@
 
 import asyncio
 import platform
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
@@ -23,17 +23,25 @@ from quantum_ai_engine.daemon.client import Client
 from quantum_ai_engine.daemon.commit import SIGNALS_KEPT, START, order_of
 from quantum_ai_engine.daemon.decode import decode, decode_command, decode_equity
 from quantum_ai_engine.daemon.feed import BarFeed
-from quantum_ai_engine.daemon.keys import Keys
+from quantum_ai_engine.daemon.keys import Keys, partition_of
 from quantum_ai_engine.daemon.pages import pages
-from quantum_ai_engine.daemon.records import RecordError, decode_round
+from quantum_ai_engine.daemon.records import Decided, RecordError, decode_round
 from quantum_ai_engine.engine import Engine, Identity
 from quantum_ai_engine.events import LAST_TIME_MS, Command, Equity, Refused
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.stream import stream_bars
 from quantum_ai_engine.replay.certificate import Certificate, misfits
-from quantum_ai_engine.replay.certifier import Again, Certifier, Inputs, Scripted, SeenBar
+from quantum_ai_engine.replay.certifier import (
+    NOTHING_LACKS,
+    Again,
+    Certifier,
+    Inputs,
+    Scripted,
+    SeenBar,
+)
 from quantum_ai_engine.replay.difference import Rows
 from quantum_ai_engine.replay.published import Origin, Published, PublishedError
+from quantum_ai_engine.replay.silence import Recorded, Silences
 from quantum_ai_engine.report.files import write_whole
 
 STREAM = "stream"
@@ -92,7 +100,7 @@ async def _certify(
     settings = loaded.settings
     offset, last = await _ends(place)
     published = await _published(what, place, last)
-    inputs = await _inputs(settings, what, place)
+    inputs = await _inputs(settings, what, place, published)
     identity = Identity(
         settings.engine.environment, f"{version()}+{build_id()}", loaded.config_hash
     )
@@ -102,20 +110,42 @@ async def _certify(
             f"no certificate: {'; '.join(forced)}. --force compares all the same, and records it"
         )
     bound_loaded()
-    pool = AgentPool(agents, 1, PATIENCE_S, lambda *_: None, lambda *_: None)
-    scripted = Scripted(pool)
-    engine = Engine(settings, scripted, identity, Calendars(settings.sessions.by_symbol()))
-    again = Again(engine, scripted, identity, settings.engine.clock, settings.engine.burn_in_bars)
-    certifier = Certifier(again, published, inputs, _rows(what.rows))
-    try:
-        await pool.start()
-        with progress_bar() as bar:
-            task = bar.add_task("certify", total=None, note="")
-            async for count in certifier.run(_bars(settings, what, place, offset)):
-                bar.update(task, completed=count)
-    finally:
-        pool.close()
+
+    async def replayed(silences: Silences) -> Certifier:
+        pool = AgentPool(agents, 1, PATIENCE_S, lambda *_: None, lambda *_: None)
+        scripted = Scripted(pool)
+        engine = Engine(settings, scripted, identity, Calendars(settings.sessions.by_symbol()))
+        own = settings.engine
+        again = Again(engine, scripted, identity, own.clock, own.burn_in_bars)
+        rows = _rows(what.rows)
+        certifier = Certifier(again, published, inputs, rows, silences)
+        try:
+            await pool.start()
+            with progress_bar() as bar:
+                task = bar.add_task("certify", total=None, note="")
+                async for count in certifier.run(_bars(settings, what, place, offset)):
+                    bar.update(task, completed=count)
+        finally:
+            pool.close()
+        return certifier
+
+    certifier = await _explained(replayed)
     return certifier.get(forced=forced, machine=machine())
+
+
+async def _explained(replayed: Callable[[Silences], Awaitable[Certifier]]) -> Certifier:
+    """The replay that takes bars without a signal for what they were, as far as anything tells.
+
+    Where no record is left, later signals decide: nobody voted on a bar if only then they come out.
+    """
+    first = await replayed(NOTHING_LACKS)
+    silences = first.silences()
+    told = await replayed(silences) if silences.known else first
+    told.explain(silences)
+    if not silences.untold:
+        return told
+    inferred = await replayed(silences.infer())
+    return inferred if inferred.differences < told.differences else told
 
 
 def machine() -> dict[str, str]:
@@ -132,14 +162,16 @@ def machine() -> dict[str, str]:
 def _keys(settings: Settings, partition: int | None) -> Keys:
     """The keys of the one partition that is certified."""
     redis = settings.redis
-    if partition is None and redis.partitions > 1:
+    if partition is None and len(redis.served) == 1:
+        return Keys.of(redis)
+    if partition is None:
         raise UsageError(
             f"there are {redis.partitions} partitions, each with an engine of its own: name one "
             "with --partition"
         )
     if partition is not None and not 0 <= partition < redis.partitions:
         raise UsageError(f"--partition {partition}: there are {redis.partitions}, counted from 0")
-    return Keys(redis.prefix, redis.partitions, partition or 0)
+    return Keys(redis.prefix, redis.partitions, partition)
 
 
 async def _ends(place: Place | None) -> tuple[str, str]:
@@ -150,7 +182,10 @@ async def _ends(place: Place | None) -> tuple[str, str]:
     ends: Any = await client.hmget(keys.state, "offset", "signal")
     offset, signal = ends
     if offset is None:
-        raise CommandError(f"no engine has committed anything to {keys.state}: nothing to certify")
+        raise CommandError(
+            f"no engine has committed anything to {keys.state}: nothing to certify; give "
+            "redis.prefix and redis.partitions as `qae serve` had them"
+        )
     return offset.decode(), (signal or START.encode()).decode()
 
 
@@ -169,9 +204,24 @@ async def _published(what: Certified, place: Place | None, last: str) -> Publish
     if not raw:
         raise CommandError(f"--certify {what.signals}: there are no signals")
     try:
-        return Published.of(raw)
+        published = Published.of(raw)
     except PublishedError as error:
         raise CommandError(f"--certify {what.signals}: {error}") from error
+    if place is not None:
+        _check_home(published, place[1])
+    return published
+
+
+def _check_home(published: Published, keys: Keys) -> None:
+    """Refuse signals of another partition: none of their bars is in this one."""
+    for symbol in sorted({symbol for symbol, _, _ in published.first}):
+        home = partition_of(symbol, keys.partitions)
+        if home != keys.partition:
+            raise CommandError(
+                f"signals of {symbol} are those of partition {home} of {keys.partitions}, not "
+                f"{keys.partition}: give another --partition, or redis.partitions as `qae serve` "
+                "had it"
+            )
 
 
 def _signals_of(path: Path) -> Iterator[bytes | str]:
@@ -235,21 +285,25 @@ def _lines(path: Path, environment: str) -> Iterator[SeenBar]:
         raise CommandError(f"--data {path}: {error.strerror}") from error
 
 
-async def _inputs(settings: Settings, what: Certified, place: Place | None) -> Inputs:
+async def _inputs(
+    settings: Settings, what: Certified, place: Place | None, published: Published
+) -> Inputs:
     """What else came to the live engine, as far as Redis still has it."""
     if place is None:
         return Inputs()
     client, keys = place
+    decided = await _decided(client, keys)
     commands, equity, is_whole, has_all_signals = None, None, None, False
     if what.signals == STREAM:
         commands = await _commands(client, keys)
         has_all_signals = await client.xlen(keys.signals) < SIGNALS_KEPT
     if what.bars == STREAM:
-        equity = await _equity(client, keys, settings.ingest.future_tolerance_ms)
+        equity = await _equity(client, keys, settings.ingest.future_tolerance_ms, decided)
         is_whole = await _is_whole(client, keys.bars)
     elif what.signals == STREAM and not await client.xlen(keys.equity):
         equity = []
-    return Inputs(commands, equity, is_whole, has_all_signals)
+    recorded = _recorded(decided, published)
+    return Inputs(commands, equity, is_whole, has_all_signals, recorded)
 
 
 async def _commands(client: Client, keys: Keys) -> list[Command]:
@@ -264,7 +318,29 @@ async def _commands(client: Client, keys: Keys) -> list[Command]:
     return found
 
 
-async def _equity(client: Client, keys: Keys, tolerance_ms: int) -> list[Placed]:
+async def _decided(client: Client, keys: Keys) -> list[Decided]:
+    """What is left of the records, in their order."""
+    found = []
+    async for entries in pages(client, keys.records, START):
+        for _, fields in entries:
+            try:
+                found.append(decode_round(fields))
+            except RecordError:
+                continue
+    return found
+
+
+def _recorded(decided: Sequence[Decided], published: Published) -> Recorded | None:
+    """What the records tell of bars without a signal; None where none is left."""
+    if not decided:
+        return None
+    records = (record for one in decided for record in one.records)
+    return Recorded.of(order_of(decided[0].start), records, published.first)
+
+
+async def _equity(
+    client: Client, keys: Keys, tolerance_ms: int, decided: Sequence[Decided]
+) -> list[Placed]:
     """All reports of equity, each with the entry of the bar stream after which it was heard.
 
     Records tell it exactly; of reports whose record is gone, the time at which Redis had them does.
@@ -279,14 +355,7 @@ async def _equity(client: Client, keys: Keys, tolerance_ms: int) -> list[Placed]
             order = order_of(name.decode())
             if equity.time_ms <= order[0] + tolerance_ms:
                 heard.append((order, equity))
-    recorded: list[Placed] = []
-    async for entries in pages(client, keys.records, START):
-        for _, fields in entries:
-            try:
-                decided = decode_round(fields)
-            except RecordError:
-                continue
-            recorded += [(order_of(decided.start), equity) for equity in decided.equity]
+    recorded = [(order_of(one.start), equity) for one in decided for equity in one.equity]
     return [*heard[: max(0, len(heard) - len(recorded))], *recorded]
 
 

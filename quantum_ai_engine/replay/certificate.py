@@ -16,6 +16,7 @@ from quantum_ai_engine.events import Bar
 from quantum_ai_engine.features.schema import KERNEL_HASH
 from quantum_ai_engine.replay.difference import Difference
 from quantum_ai_engine.replay.published import Origin
+from quantum_ai_engine.replay.silence import Silent
 
 _BAR = struct.Struct("<q5dq")
 
@@ -31,6 +32,8 @@ class Counts(msgspec.Struct, frozen=True):
     or not comparable. `doubled` are repeats on top; `missing` are those that the replay gives and
     nobody published; `outside` lie before the first or after the last published one, where nobody
     can say whether they were published. `misplaced` stand behind a later one of their series.
+    `untold` are given by the replay, too, and nobody can say whether they were lost or no agent
+    answered by its deadline: no difference, and no proof that there is none.
     """
 
     published: int = 0
@@ -42,6 +45,7 @@ class Counts(msgspec.Struct, frozen=True):
     doubled: int = 0
     misplaced: int = 0
     outside: int = 0
+    untold: int = 0
 
     @property
     def differences(self) -> int:
@@ -62,9 +66,10 @@ class Certificate(msgspec.Struct, frozen=True):
     """What a comparison gave, with hashes of everything that went into it.
 
     `parts` counts differing signals by what differs in them: features, probability, trust,
-    decision, and other fields; `examples` are a few of all differences in words. `taken` says what
-    the replay took from the signals themselves, since nothing else tells it; `forced` what did not
-    fit and was passed over because a person said so.
+    decision, and other fields; `examples` are a few of all differences in words. `silent` are the
+    bars of which agents missed their deadline. `taken` says what the replay took from the signals
+    themselves, since nothing else tells it; `forced` what did not fit and was passed over because
+    a person said so.
     """
 
     verdict: str
@@ -73,6 +78,7 @@ class Certificate(msgspec.Struct, frozen=True):
     first_difference: Difference | None
     examples: tuple[str, ...]
     not_comparable: dict[str, int]
+    silent: Silent
     taken: dict[str, int]
     forced: tuple[str, ...]
     bars: Bars
@@ -86,7 +92,8 @@ class Certificate(msgspec.Struct, frozen=True):
 
     @property
     def is_exact(self) -> bool:
-        return self.signals.differences == 0 and self.signals.same > 0
+        counts = self.signals
+        return counts.differences == counts.untold == 0 and counts.same > 0
 
 
 class Hasher:

@@ -21,6 +21,7 @@ from quantum_ai_engine.events import (
     Command,
     Equity,
     Signal,
+    signal_id,
 )
 from quantum_ai_engine.features.kernel import KERNEL_VERSION
 from quantum_ai_engine.features.schema import KERNEL_HASH
@@ -36,8 +37,10 @@ from quantum_ai_engine.replay.published import (
     confirmed,
     key_of,
 )
+from quantum_ai_engine.replay.silence import Lacking, Recorded, Silence, Silences, Silent
 
 EXAMPLES = 10
+NOTHING_LACKS = Silences()
 BATCH = 1000  # bars that go through the engine together
 _EXPIRED = Now(LAST_TIME_MS * 2)  # later than any signal is valid: bars teach, and no more
 _JSON = msgspec.json.Encoder()
@@ -57,13 +60,14 @@ class Inputs:
     `commands` are those of the control stream, None where there is none to look into. `equity` are
     reports of execution, each with the id of the entry of the bar stream after which it was heard;
     None where nobody knows. `is_whole` says that no bar, and `has_all_signals` that no signal, has
-    been trimmed from its stream: of a file neither is known.
+    been trimmed from its stream: of a file neither is known. `recorded` is what is left of records.
     """
 
     commands: Sequence[Command] | None = None
     equity: Sequence[tuple[tuple[int, int], Equity]] | None = None
     is_whole: bool | None = None
     has_all_signals: bool = False
+    recorded: Recorded | None = None
 
 
 class Scripted:
@@ -71,7 +75,7 @@ class Scripted:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self.silent: Mapping[str, Abstained] = {}
+        self.silent: Silence = {}
 
     @property
     def agents(self) -> tuple[Agent, ...]:
@@ -109,7 +113,7 @@ class _Tally:
     same: int = 0
     different: int = 0
     replayed: int = 0
-    missing: list[str] = field(default_factory=list)
+    missing: list[Lacking] = field(default_factory=list)
     parts: Counter[str] = field(default_factory=Counter)
     unreported: int = 0  # decisions by equity that is not at hand
     first: Difference | None = None
@@ -123,9 +127,9 @@ class _Tally:
 class Certifier:
     """Takes the bars of a live engine through another of the same make, and judges its signals.
 
-    Under a wall clock a bar is asked
-    about exactly if a signal of it was published, at the time that this names: whether another one
-    was due then cannot be known, and is counted as not comparable.
+    Under a wall clock a bar is asked about exactly if a signal of it was published, at the time
+    that this names: whether another one was due then cannot be known, and is counted as not
+    comparable. Of bars that lack a signal, `silences` says who is silent on them.
     """
 
     def __init__(
@@ -134,13 +138,16 @@ class Certifier:
         published: Published,
         inputs: Inputs,
         rows: Rows | None = None,
+        silences: Silences = NOTHING_LACKS,
     ) -> None:
         self._again, self._engine = again, again.engine
         self._published, self._inputs, self._rows = published, inputs, rows
         # Rows can be looked at while the engine holds them.
         self._batch = BATCH if rows is None else LOOKBACK
         self._is_wall = again.clock == "wall"
-        self._circumstances = published.circumstances()
+        self._silences = silences
+        silent = {**silences.known, **silences.inferred}
+        self._circumstances = {**published.circumstances(), **silent}
         self._commands, self._unheard = self._believed(published.commands())
         self._equity = [*(inputs.equity or ())]
         self._hasher, self._tally = Hasher(), _Tally()
@@ -150,8 +157,9 @@ class Certifier:
         self._ranks = {name: rank for rank, name in enumerate(published.by_id)}
         self._newest_rank: dict[tuple[str, str], int] = {}
         self._misplaced = 0
-        self._tail: list[str] = []  # replayed ones since the last that was published
-        self._head: list[str] = []  # … and before the first
+        self._tail: list[Lacking] = []  # replayed ones since the last that was published
+        self._head: list[Lacking] = []  # … and before the first
+        self._orders: dict[Key, tuple[int, int]] = {}  # entries of bars without a signal
         self._reported, self._silent = False, 0
         self._arrivals: Counter[tuple[str, str]] = Counter()
         self._newest: Counter[tuple[str, str]] = Counter()  # close time, ms
@@ -172,7 +180,7 @@ class Certifier:
         batch: list[Bar] = []
         now = Now()
         async for seen in bars:
-            key = self._arrived(seen.bar)
+            key = self._arrived(seen)
             silent = self._circumstances.get(key)
             its_now = self._now(key)
             is_told = key in self._commands or self._is_reported_before(seen)
@@ -190,7 +198,8 @@ class Certifier:
             await self._process(batch, now)
             yield self._count
 
-    def _arrived(self, bar: Bar) -> Key:
+    def _arrived(self, seen: SeenBar) -> Key:
+        bar = seen.bar
         self._hasher.update(bar)
         self._count += 1
         series = bar.symbol, bar.interval
@@ -199,6 +208,8 @@ class Certifier:
         self._newest[series] = max(bar.close_time, self._newest[series])
         if key in self._published.first and self._arrivals[series] >= self._again.burn_in_bars:
             self._warm.add(key)
+        if seen.order is not None and key not in self._published.first:
+            self._orders.setdefault(key, seen.order)
         return key
 
     def _now(self, key: Key) -> Now:
@@ -235,7 +246,7 @@ class Certifier:
             self._engine.state.judgement.report(self._equity.pop(0)[1])
             self._taken["report of equity"] += 1
 
-    async def _alone(self, batch: Sequence[Bar], now: Now, silent: Mapping[str, Abstained]) -> None:
+    async def _alone(self, batch: Sequence[Bar], now: Now, silent: Silence) -> None:
         """A bar from which agents abstained for what no replay can know."""
         for reason in silent.values():
             self._taken[f"abstention for {reason}"] += 1
@@ -256,7 +267,9 @@ class Certifier:
         tally.replayed += 1
         published = self._published.by_id.get(signal.id)
         if published is None:
-            (self._tail if self._seen else self._head).append(signal.id)
+            key = signal.symbol, signal.interval, signal.close_time
+            lacking = Lacking(signal.id, key, self._orders.get(key))
+            (self._tail if self._seen else self._head).append(lacking)
             return
         tally.missing += self._tail
         self._tail = []
@@ -304,11 +317,27 @@ class Certifier:
         names = [name for name in self._engine.names() if "." in name]
         return {name: self._engine.recent(symbol, interval, name, length)[0] for name in names}
 
+    @property
+    def differences(self) -> int:
+        """How many there are so far; untold ones are none."""
+        return self._counts()[0].differences
+
+    def silences(self) -> Silences:
+        """What is known of the bars that lack a signal."""
+        names = [agent.name for agent in self._again.scripted.agents]
+        first = [one for one in self._missing()[0] if one.id == signal_id(*one.key)]
+        return Silences.of(first, self._inputs.recorded, names)
+
+    def explain(self, silences: Silences) -> None:
+        """Take note of what is known of the bars that lack a signal; none of them was silenced."""
+        self._silences = silences
+
     def get(self, *, forced: Sequence[str], machine: Mapping[str, str]) -> Certificate:
         """What came of it."""
         tally, identity = self._tally, self._again.identity
         counts, lists = self._counts()
-        not_comparable = {name: count for name, count in self._not_comparable().items() if count}
+        silent = self._silences.get(self._published.late())
+        not_comparable = {name: n for name, n in self._not_comparable(silent).items() if n}
         return Certificate(
             verdict=sentence(counts, not_comparable, tally.first),
             signals=counts,
@@ -316,6 +345,7 @@ class Certifier:
             first_difference=tally.first,
             examples=(*tally.examples, *lists),
             not_comparable=not_comparable,
+            silent=silent,
             taken=dict(self._taken),
             forced=tuple(forced),
             bars=Bars(self._count, self._processed, self._refused, self._hasher.get()),
@@ -328,13 +358,20 @@ class Certifier:
             machine=dict(machine),
         )
 
+    def _missing(self) -> tuple[list[Lacking], list[Lacking]]:
+        """The replayed signals that should have been published, and of which nobody can say so."""
+        tally = self._tally
+        if self._inputs.has_all_signals:
+            return [*self._head, *tally.missing, *self._tail], []
+        return tally.missing, [*self._head, *self._tail]
+
     def _counts(self) -> tuple[Counts, list[str]]:
         """The counts, and some of what is not a pair of signals, in words."""
         tally, doubled = self._tally, self._published.doubled
         extra = [name for name in self._unpaired() if self._is_warm(name)]
-        missing, outside = tally.missing, [*self._head, *self._tail]
-        if self._inputs.has_all_signals:
-            missing, outside = [*self._head, *missing, *self._tail], []
+        lacking, outside = self._missing()
+        untold = [one for one in lacking if one.key in self._silences.untold]
+        missing = [one for one in lacking if one.key not in self._silences.untold]
         counts = Counts(
             published=len(self._published.by_id),
             replayed=tally.replayed,
@@ -345,8 +382,10 @@ class Certifier:
             doubled=doubled.total(),
             misplaced=self._misplaced,
             outside=len(outside),
+            untold=len(untold),
         )
-        words = [f"missing: {name} was not published" for name in missing[:EXAMPLES]]
+        words = [f"missing: {one.id} was not published" for one in missing[:EXAMPLES]]
+        words += [f"lost, or nobody answered in time: {one.id}" for one in untold[:EXAMPLES]]
         words += [f"extra: {name} does not follow from the bars" for name in extra[:EXAMPLES]]
         words += [f"doubled: {name}" for name in [*doubled][:EXAMPLES]]
         words += [
@@ -364,7 +403,7 @@ class Certifier:
     def _is_warm(self, name: str) -> bool:
         return key_of(self._published.by_id[name]) in self._warm
 
-    def _not_comparable(self) -> dict[str, int]:
+    def _not_comparable(self, silent: Silent) -> dict[str, int]:
         unpaired = self._unpaired()
         cold = sum(not self._is_warm(name) for name in unpaired)
         return {
@@ -374,4 +413,5 @@ class Certifier:
             "decisions by equity that execution reported, which is not at hand": (
                 self._tally.unreported
             ),
+            **silent.in_words(),
         }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from quantum_ai_engine.replay.account import Account
-from quantum_ai_engine.replay.audit import Audited
+from quantum_ai_engine.replay.audit import ENSEMBLE, Audited
 from quantum_ai_engine.replay.gates import Passage
 from quantum_ai_engine.replay.money import Block, Money
 from quantum_ai_engine.replay.words import day, duration, percent
@@ -99,7 +99,9 @@ def _of_figures(money: Money) -> Iterator[str]:
 
 
 def _of_agents(audit: Audited) -> Iterator[str]:
-    agents = [name for name in audit.unheard if name != "ensemble"]
+    agents = [name for name in audit.unheard if name != ENSEMBLE]
+    if not agents and all(one.name == ENSEMBLE for one in audit.sources):
+        yield "There is not one agent: nobody's opinion was tested."
     if agents:
         yield f"Never scored: {', '.join(agents)}; the result is that of the others."
     settled, void = audit.settled, sum(audit.void.values())

@@ -71,6 +71,14 @@ class Published:
                 found[key] = reasons
         return found
 
+    def late(self) -> list[Key]:
+        """The bars of which a signal names agents that missed their deadline."""
+        return [
+            key
+            for key, signals in self.of_bar.items()
+            if any(one["reason"] == Abstained.DEADLINE for s in signals for one in s["abstained"])
+        ]
+
     def commands(self) -> dict[Key, list[Told]]:
         """The commands that must have come before a bar, since its signal tells of them.
 

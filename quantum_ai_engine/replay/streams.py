@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +12,7 @@ Times = NDArray[np.int64]
 AUC_BINS = 10_000
 
 
-class Moments:
+class Moments(msgspec.Struct):
     """Mean, standard deviation, skewness and kurtosis of numbers, some at a time.
 
     Source: Pébay 2008, the pairwise update of central sums.
@@ -23,10 +24,11 @@ class Moments:
     (4, 2.5, 1.291, 1.64)
     """
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean = 0.0
-        self._second = self._third = self._fourth = 0.0
+    count: int = 0
+    mean: float = 0.0
+    second: float = 0.0  # central sums: of squares, and so on
+    third: float = 0.0
+    fourth: float = 0.0
 
     def update(self, values: Vector) -> None:
         """Take some more."""
@@ -38,35 +40,35 @@ class Moments:
         second, third, fourth = (float((off**k).sum()) for k in (2, 3, 4))
         total, delta = n + m, mean - self.mean
         d = delta / total
-        self._fourth += (
+        self.fourth += (
             fourth
             + delta * d**3 * n * m * (n * n - n * m + m * m)
-            + 6.0 * d * d * (n * n * second + m * m * self._second)
-            + 4.0 * d * (n * third - m * self._third)
+            + 6.0 * d * d * (n * n * second + m * m * self.second)
+            + 4.0 * d * (n * third - m * self.third)
         )
-        self._third += (
-            third + delta * d * d * n * m * (n - m) + 3.0 * d * (n * second - m * self._second)
+        self.third += (
+            third + delta * d * d * n * m * (n - m) + 3.0 * d * (n * second - m * self.second)
         )
-        self._second += second + delta * d * n * m
+        self.second += second + delta * d * n * m
         self.mean += d * m
         self.count = total
 
     @property
     def deviation(self) -> float:
         """The sample standard deviation; 0 of fewer than two."""
-        return math.sqrt(self._second / (self.count - 1)) if self.count > 1 else 0.0
+        return math.sqrt(self.second / (self.count - 1)) if self.count > 1 else 0.0
 
     @property
     def skewness(self) -> float:
         """0 where nothing varies."""
-        if self._second <= 0.0:
+        if self.second <= 0.0:
             return 0.0
-        return float(math.sqrt(self.count) * self._third / self._second**1.5)
+        return float(math.sqrt(self.count) * self.third / self.second**1.5)
 
     @property
     def kurtosis(self) -> float:
         """3 for the normal distribution, and where nothing varies."""
-        return float(self.count * self._fourth / self._second**2) if self._second > 0.0 else 3.0
+        return float(self.count * self.fourth / self.second**2) if self.second > 0.0 else 3.0
 
 
 class Stretches:

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import variance
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -113,8 +113,23 @@ class Table(NamedTuple):
     benchmark: float
 
 
+class Keeper(Protocol):
+    """Keeps the trials that came to an end, for a sweep that was interrupted."""
+
+    @property
+    def outcomes(self) -> Mapping[int, Outcome]:
+        """Those that are there, by the number of their trial."""
+
+    def add(self, number: int, outcome: Outcome) -> None:
+        """Keep one more."""
+
+
 class Sweep(NamedTuple):
-    """What all trials share. `load` gives settings with other values; `train` makes bundles."""
+    """What all trials share. `load` gives settings with other values; `train` makes bundles.
+
+    Agents are trained into `scratch`, each window's into a directory that comes whole or not at
+    all: what is there need not be trained again.
+    """
 
     spec: Spec
     data: Path
@@ -197,31 +212,41 @@ def plans(sweep: Sweep) -> list[Plan]:
     ]
 
 
-def run_sweep(sweep: Sweep, executor: Executor, report: Callable[[str, int, int], None]) -> Table:
+def run_sweep(
+    sweep: Sweep,
+    executor: Executor,
+    report: Callable[[str, int, int], None],
+    keeper: Keeper | None = None,
+) -> Table:
     """Train what is to be trained, make all trials, and correct for how many they were.
 
-    `report(stage, done, all)` is told how far it is. Raises `SweepError` and `ConfigError` before
-    the first trial, never for one that fails.
+    `report(stage, done, all)` is told how far it is. Trials that `keeper` has are not made again;
+    it is given the others as they come to an end. Raises `SweepError` and `ConfigError` before the
+    first trial, never for one that fails.
     """
-    todo = plans(sweep)
-    trials = [_trial(sweep, plan) for plan in todo]
+    every = plans(sweep)
+    trials = [_trial(sweep, plan) for plan in every]
+    outcomes = dict(keeper.outcomes) if keeper else {}
+    todo = [plan for plan in every if plan.number not in outcomes]
     untrained = _trained(sweep, todo, executor, report)
-    kept = [plan for plan in todo if plan.window is None or plan.window.number not in untrained]
-    outcomes: dict[int, Outcome] = {}
     errors = {
         plan.number: f"training: {untrained[plan.window.number]}"
         for plan in todo
         if plan.window is not None and plan.window.number in untrained
     }
-    jobs = [trials[plan.number] for plan in kept]
+    able = [plan for plan in todo if plan.number not in errors]
+    jobs = [trials[plan.number] for plan in able]
+    before = len(outcomes)
     for count, done in enumerate(executor.run(run_trial, jobs, sweep.spec.retries), start=1):
-        number = kept[done.place].number
-        if done.result is not None:
-            outcomes[number] = done.result
-        else:
+        number = able[done.place].number
+        if done.result is None:
             errors[number] = done.error
-        report("trials", count, len(kept))
-    return _corrected(todo, outcomes, errors)
+        else:
+            outcomes[number] = done.result
+            if keeper is not None:
+                keeper.add(number, done.result)
+        report("trials", before + count, before + len(able))
+    return _corrected(every, outcomes, errors)
 
 
 def _trained(
@@ -250,6 +275,7 @@ def _trained(
             _directory(sweep, window),
         )
         for window in cut.values()
+        if not _directory(sweep, window).exists()
     ]
     failed: dict[int, str] = {}
     runs = executor.run(sweep.train, jobs, sweep.spec.retries)

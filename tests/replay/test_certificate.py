@@ -116,8 +116,11 @@ async def test_each_planted_difference_is_found_and_located(
     assert decided.parts == {"decision": 1}
 
     gone = await judged([*said[:50], *said[51:]])
-    assert gone.signals.missing == gone.signals.differences == 1
+    assert (gone.signals.untold, gone.signals.differences) == (1, 0)  # a file has no records
+    assert not gone.is_exact
+    assert gone.silent.untold.which == (said[50]["id"],)
     assert any(said[50]["id"] in words for words in gone.examples)
+    assert "nothing tells whether it was lost" in gone.verdict
     doubled = await judged([*said[:50], *said[49:]])
     assert (doubled.signals.doubled, doubled.signals.differences) == (1, 1)
     invented = said[50] | {"id": said[50]["id"] + "|1", "amends": said[50]["id"]}

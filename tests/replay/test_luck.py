@@ -89,9 +89,9 @@ def test_the_numbers_of_the_paper_come_out() -> None:
     assert benchmark == pytest.approx(0.1132, abs=1e-4)
     moments = Moments()
     moments.count, moments.mean = 1250, 2.5 / math.sqrt(250.0)
-    moments._second = 1249.0  # a deviation of 1
-    moments._third = -3.0 * moments._second**1.5 / math.sqrt(1250.0)
-    moments._fourth = 10.0 * moments._second**2 / 1250.0
+    moments.second = 1249.0  # a deviation of 1
+    moments.third = -3.0 * moments.second**1.5 / math.sqrt(1250.0)
+    moments.fourth = 10.0 * moments.second**2 / 1250.0
     assert probabilistic_sharpe(moments, benchmark) == pytest.approx(0.9004, abs=2e-3)
 
 

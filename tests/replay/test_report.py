@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from quantum_ai_engine.agents.base import Past
+from quantum_ai_engine.agents.base import Agent, Past
 from quantum_ai_engine.config import ReplaySettings, RiskSettings, Settings
 from quantum_ai_engine.features.schema import SETS
 from quantum_ai_engine.replay.backtest import Backtest
@@ -22,6 +22,7 @@ from quantum_ai_engine.replay.runs import RUNS, note_run, read_runs
 from quantum_ai_engine.replay.step import Step
 
 from ..pages import Page
+from .records import replay_of, selection, steps_of
 from .steps import MINUTE, bar, step, told
 
 ABOUT = About("0.1.0+test", "abc", "walk.csv", ("AAA", "BBB"), ("gru",), {"gru": 1})
@@ -65,9 +66,14 @@ def walk(n: int, seed: int = 1, drift: float = 0.0) -> Iterator[Step]:
 
 
 def run(
-    out: Path, steps: Sequence[Step] | None = None, about: About = ABOUT, **replay: Any
+    out: Path,
+    steps: Sequence[Step] | None = None,
+    about: About = ABOUT,
+    agents: Sequence[Agent] = (Gru(),),
+    **replay: Any,
 ) -> Report:
-    backtest = Backtest(settings_of(**replay), [Gru()], out, ("AAA", "BBB"), 100)
+    about = msgspec.structs.replace(about, agents=tuple(agent.name for agent in agents))
+    backtest = Backtest(settings_of(**replay), agents, out, ("AAA", "BBB"), 100)
     for one in steps or walk(1_000):
         backtest.take(one)
     return backtest.write(about)
@@ -254,3 +260,28 @@ def test_memory_does_not_grow_with_the_bars(tmp_path: Path) -> None:
         tracemalloc.stop()
         backtest.discard()
     assert sizes[1] - sizes[0] < 1_000_000
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_replay_without_agents_ends_with_a_red_flag(tmp_path: Path, is_told: bool) -> None:
+    """L01: where nobody has an opinion the report says so, signals from elsewhere or none."""
+    steps = [one if is_told else step(one.bars) for one in walk(300)]
+    report = run(tmp_path / "run", steps, agents=())
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    assert "There is not one agent: nobody's opinion was tested." in report.flags
+    assert ("There is not one signal: the result says nothing." in report.flags) is not is_told
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "There is not one agent" in page
+    assert "agents: none" in page
+
+
+def test_an_engine_without_agents_signals_nothing(tmp_path: Path) -> None:
+    """L02: it has no vote, so no signal, and the report of its replay is written all the same."""
+    bars = [one for each in walk(300) for one in each.bars]
+    replay = replay_of(settings_of(), ())
+    steps = steps_of(replay, selection(bars))
+    assert len(steps) == 300
+    assert not any(one.told.signals for one in steps)
+    report = run(tmp_path / "run", steps, agents=())
+    assert report.flags[0] == "There is not one signal: the result says nothing."
+    assert report.passage.signals == 0

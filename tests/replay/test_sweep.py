@@ -139,7 +139,10 @@ def test_a_training_that_fails_takes_its_trials_with_it(
     """L41: what could not be trained is told in the rows of its window."""
     spec.write_text(SPEC.replace('"momentum"', '"nonsense"'))
     table = run_sweep(sweep_of(spec, data, tmp_path), Shuffled(1), quiet)
-    assert all(row.error.startswith("training: ") for row in table.rows)
+    for row in table.rows:
+        assert row.plan.window is not None
+        where = f"nonsense in window {row.plan.window.number}"
+        assert row.error.startswith(f"training: TrainingError: {where}: no kind 'nonsense' can be")
     assert verdict(table) == ("No trial came to an end.",)
     write_table(tmp_path / "none.parquet", table)
     assert parquet.read_table(tmp_path / "none.parquet").num_rows == 4

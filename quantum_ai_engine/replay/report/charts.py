@@ -68,7 +68,7 @@ def of_audit(r: Report) -> Iterator[Chart]:
             "there skill."
         )
         yield Chart("Rolling skill", says, skill(r.rolling))
-    if r.rolling.trust_ms:
+    if r.rolling.trust_ms and r.rolling.trust:
         says = "Whose forecast counted for how much in the ensemble's, in the mean of each stretch."
         yield Chart("Trust", says, trust(r.rolling))
     if r.passage.signals:
