@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 import numpy as np
@@ -101,7 +101,7 @@ class Now:
     lags: bool = False
 
 
-class _Look(NamedTuple):
+class _Look(msgspec.Struct, frozen=True, gc=False):
     """A bar that is to be asked about, and how often it was looked at before in its round."""
 
     due: Due
@@ -124,13 +124,14 @@ class _Looks:
     """Counts how often each bar of a round is looked at, asked about or not."""
 
     def __init__(self) -> None:
-        self._counts: Counter[tuple[int, int]] = Counter()
+        self._counts: dict[tuple[int, int], int] = {}
 
     def next(self, one: Due) -> int:
         """How often this bar was looked at before."""
-        key = one.series, one.bar.close_time
-        self._counts[key] += 1
-        return self._counts[key] - 1
+        key = one.series, one.bar.open_time
+        before = self._counts.get(key, 0)
+        self._counts[key] = before + 1
+        return before
 
 
 class Engine:
@@ -150,8 +151,12 @@ class Engine:
         self._calendars = calendars
         self._ingest = settings.ingest
         self._sets = {agent.feature_set.name: agent.feature_set for agent in predictor.agents}
+        self._horizon_bars = predictor.agents[0].horizon_bars if predictor.agents else 1
+        self._voters = [(agent.name, agent.bundle) for agent in predictor.agents]
+        self._everybody = (True,) * len(self._voters)
         valid = settings.engine.valid_intervals
-        self._valid_ms = {name: round(valid * ms) for name, ms in INTERVAL_MS.items()}
+        # From the opening of a bar to the end of what is said of it.
+        self._lasts_ms = {name: ms + round(valid * ms) for name, ms in INTERVAL_MS.items()}
         self._families = settings.risk.families()
         self._thresholds = Thresholds(self._risk.long_threshold, self._risk.short_threshold)
         self._ranges = [
@@ -164,9 +169,8 @@ class Engine:
     def forget(self) -> None:
         """Begin anew, with nothing known."""
         sets, agents = tuple(self._sets.values()), self._predictor.agents
-        horizon_bars = agents[0].horizon_bars if agents else 1
         judged = [judged_of(agent) for agent in agents]
-        judgement = Judgement(judged, horizon_bars, self._all, self._calendars)
+        judgement = Judgement(judged, self._horizon_bars, self._all, self._calendars)
         self.state = EngineState(sets, self._calendars, self._settings, self._ingest, judgement)
         # No part of the state: what was counted is lost with it, and changes nothing.
         self.shifts = Shifts(
@@ -239,7 +243,7 @@ class Engine:
         done, looks = begun.done, begun.looks
         rows = np.array([look.due.row for look in looks])
         ballots = zip(begun.ballots, self._clamped(rows), strict=True)
-        done.shifts += self.shifts.update(rows, [self._come(look) for look in looks])
+        done.shifts += self.shifts.update(rows, map(self._come, looks))
         for i, step in enumerate(begun.steps, start=1):
             if isinstance(step, Moment):
                 done.changes += self.state.settle(step)
@@ -394,28 +398,25 @@ class Engine:
         return one.newest_close if now.wall_ms is None else now.wall_ms
 
     def _valid_until(self, bar: Bar) -> int:
-        return bar.close_time + self._valid_ms[bar.interval]
+        return bar.open_time + self._lasts_ms[bar.interval]
 
     def _votes(self, ballot: Ballot, ruling: Ruling) -> tuple[tuple[Vote, ...], float]:
         """The votes of a ballot with their trust, and the base rate's share beside them."""
-        agents, given = self._predictor.agents, ballot.answers
-        answered = {place for place, _ in given}
-        every = len(given) == len(agents)
-        awake = (True,) * len(agents) if every else tuple(i in answered for i in range(len(agents)))
+        voters, given, awake = self._voters, ballot.answers, self._everybody
+        if len(given) != len(voters):
+            answered = {place for place, _ in given}
+            awake = tuple(place in answered for place in range(len(voters)))
         shares = ruling.shares(awake)
         trust = shares.trust.tolist()
-        votes = tuple(
-            Vote(agents[place].name, agents[place].bundle, probability, trust[place])
-            for place, probability in given
-        )
-        return votes, shares.base
+        votes = [Vote(*voters[place], chance, trust[place]) for place, chance in given]
+        return tuple(votes), shares.base
 
     def _come(self, look: _Look) -> Come:
         """What those who compare features need to know of a bar; it counts once, when it comes."""
-        one, bar = look.due, look.due.bar
-        said = self.state.positions.said(one.series, bar.close_time)
+        one, bar, close_time = look.due, look.due.bar, look.due.bar.close_time
+        said = self.state.positions.said(one.series, close_time)
         is_first = one.is_arrival and look.before == 0 and said is None
-        return Come(bar.interval, one.seen, bar.close_time, is_first)
+        return Come(bar.interval, one.seen, close_time, is_first)
 
     def _clamped(self, rows: NDArray[np.float64]) -> list[float | None]:
         """Of each row [n, columns], which share lies beyond what an agent knows, at most."""
@@ -428,8 +429,9 @@ class Engine:
         self, look: _Look, ballot: Ballot, clamped: float | None, now: Now, done: Round
     ) -> None:
         """Decide on a bar; what is new in it becomes a signal."""
-        one = look.due
-        ruling = self.state.judgement.ruling(one.bar.close_time)
+        one, bar, close_time = look.due, look.due.bar, look.due.bar.close_time
+        valid_until = self._valid_until(bar)
+        ruling = self.state.judgement.ruling(close_time)
         votes, base = self._votes(ballot, ruling)
         forecast, said = combine(votes, ballot.abstained), None
         if forecast is None:
@@ -437,11 +439,12 @@ class Engine:
                 done.silent["no_effective_vote"] += 1
                 done.unheard += ballot.abstained
         else:
-            earlier = self.state.positions.said(one.series, one.bar.close_time)
+            earlier = self.state.positions.said(one.series, close_time)
             version = earlier.version + 1 if earlier else 0
-            before = self.state.positions.before(one.series, one.bar.close_time)
+            before = self.state.positions.before(one.series, close_time)
             decision = decide(before, forecast, base, ruling.of(one.series), self._risk)
-            signal = self._signal(one, forecast, version, ruling, decision, self._now_ms(one, now))
+            times = close_time, self._now_ms(one, now), valid_until
+            signal = self._signal(one, forecast, version, ruling, decision, times)
             said = Said.of(signal, decision.level, decision.wanted)
             if earlier is not None and said.agrees(earlier):
                 done.silent["unchanged"] += one.is_arrival
@@ -451,11 +454,13 @@ class Engine:
             else:
                 done.again += not one.is_arrival
                 done.signals.append(signal)
-        if votes or any(abstention.reason in BROKEN for abstention in ballot.abstained):
-            prediction = _prediction(one.bar.close_time, votes, ballot, base, forecast, clamped)
-            record = Record(one.bar.symbol, one.bar.interval, prediction, said, look.before)
+        failed = sum([other.reason in BROKEN for other in ballot.abstained])
+        if votes or failed:
+            probability = forecast.probability if forecast else None
+            prediction = Prediction(close_time, votes, failed, base, probability, clamped)
+            record = Record(bar.symbol, bar.interval, prediction, said, look.before)
             done.records.append(record)
-            self.state.note(one, record, self._valid_until(one.bar))
+            self.state.note(one, record, valid_until)
 
     def _signal(
         self,
@@ -464,54 +469,44 @@ class Engine:
         version: int,
         ruling: Ruling,
         decision: Decision,
-        now_ms: int,
+        times: tuple[int, int, int],
     ) -> Signal:
-        """Everything that a subscriber needs to know."""
-        bar, family = one.bar, self._families.get(one.bar.symbol)
-        amends = signal_id(bar.symbol, bar.interval, bar.close_time) if version else None
-        reasons = (*ruling.risk.reasons, *decision.reasons)
+        """Everything that a subscriber needs to know; its times are of close, now and end."""
+        bar, family, risk = one.bar, self._families.get(one.bar.symbol), ruling.risk
+        close_time, now_ms, valid_until = times
+        amends = signal_id(bar.symbol, bar.interval, close_time) if version else None
+        if decision.reasons:
+            risk = Risk(risk.state, risk.breakers, (*risk.reasons, *decision.reasons))
+        # By place: 27 names would take longer to be found than all else here.
         return Signal(
-            schema=SIGNAL_SCHEMA,
-            id=signal_id(bar.symbol, bar.interval, bar.close_time, version),
-            environment=self._identity.environment,
-            symbol=bar.symbol,
-            interval=bar.interval,
-            close_time=bar.close_time,
-            produced_at=now_ms,
-            valid_until=self._valid_until(bar),
-            horizon_bars=self._predictor.agents[0].horizon_bars,
-            probability=forecast.probability,
-            confidence=forecast.confidence,
-            stance=decision.stance,
-            target=decision.target,
-            votes=forecast.votes,
-            abstained=forecast.abstained,
-            effective_votes=forecast.effective_votes,
-            thresholds=self._thresholds,
-            policy=ruling.policy,
-            risk=Risk(ruling.risk.state, ruling.risk.breakers, reasons),
-            schema_hash=KERNEL_HASH,
-            row_hash=blake2b(one.row.tobytes(), digest_size=8).hexdigest(),
-            engine=self._identity.engine,
-            config_hash=self._identity.config_hash,
-            latency_us={},
-            amends=amends,
-            filled=one.filled,
-            holdings=holdings(decision.level, decision.target, family) if family else (),
+            SIGNAL_SCHEMA,
+            signal_id(bar.symbol, bar.interval, close_time, version),
+            self._identity.environment,
+            bar.symbol,
+            bar.interval,
+            close_time,
+            now_ms,
+            valid_until,
+            self._horizon_bars,
+            forecast.probability,
+            forecast.confidence,
+            decision.stance,
+            decision.target,
+            forecast.votes,
+            forecast.abstained,
+            forecast.effective_votes,
+            self._thresholds,
+            ruling.policy,
+            risk,
+            KERNEL_HASH,
+            blake2b(one.row.data, digest_size=8).hexdigest(),
+            self._identity.engine,
+            self._identity.config_hash,
+            {},
+            amends,
+            one.filled,
+            holdings(decision.level, decision.target, family) if family else (),
         )
-
-
-def _prediction(
-    close_time: int,
-    votes: tuple[Vote, ...],
-    ballot: Ballot,
-    base: float,
-    forecast: Forecast | None,
-    clamped: float | None,
-) -> Prediction:
-    failed = sum(abstention.reason in BROKEN for abstention in ballot.abstained)
-    probability = forecast.probability if forecast else None
-    return Prediction(close_time, votes, failed, base, probability, clamped)
 
 
 def _newest(bars: Sequence[Bar]) -> dict[tuple[str, str], int]:

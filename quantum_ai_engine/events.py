@@ -7,6 +7,7 @@ Times are milliseconds since the epoch, UTC; prices and volumes are in the symbo
 import math
 import re
 from enum import StrEnum
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
@@ -76,7 +77,7 @@ class Refused(ValueError):  # noqa: N818 (what happened, as the glossary has it)
         self.detail = detail
 
 
-class Bar(msgspec.Struct, frozen=True, omit_defaults=True):
+class Bar(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One closed OHLCV interval of one symbol.
 
     Of several versions of it the one with the highest `revision` holds, of equal ones the last.
@@ -101,33 +102,21 @@ class Bar(msgspec.Struct, frozen=True, omit_defaults=True):
     revision: int = 0
 
     def __post_init__(self) -> None:
-        low, high = self.low, self.high
-        if not low <= self.open <= high or not low <= self.close <= high:
-            raise _refused_range(self)
-        # From here no price is NaN: a comparison with one would have failed above.
-        if not -math.inf < low or not high < math.inf or not -math.inf < self.volume < math.inf:
-            raise _refused_non_finite(self)
-        if low <= 0.0:
-            raise Refused(Reason.NON_POSITIVE_PRICE, f"low {low} is not positive")
-        if self.volume < 0.0:
-            raise Refused(Reason.NEGATIVE_VOLUME, f"volume {self.volume} is negative")
-        if low < LOWEST_PRICE or high > HIGHEST_PRICE or self.volume > HIGHEST_VOLUME:
-            raise _refused_band(self)
-        if 0.0 < self.volume < LOWEST_VOLUME:
-            raise _refused_band(self)
+        # One condition, since every bar goes through it; which part does not hold is asked then.
+        low, high, volume = self.low, self.high, self.volume
         interval_ms = INTERVAL_MS.get(self.interval)
-        if interval_ms is None:
-            raise Refused(
-                Reason.UNKNOWN_INTERVAL,
-                f"interval {self.interval!r} is not one of {', '.join(INTERVALS)}",
-            )
-        if self.open_time % interval_ms or not 0 <= self.open_time <= LAST_TIME_MS:
-            raise Refused(
-                Reason.MISALIGNED_TIME,
-                f"open_time {self.open_time} is not a multiple of {self.interval} in ms since 1970",
-            )
-        if not SYMBOL.fullmatch(self.symbol) or not 0 <= self.revision <= LAST_REVISION:
-            raise _refused_name(self)
+        if not (
+            LOWEST_PRICE <= low <= self.open <= high <= HIGHEST_PRICE
+            and low <= self.close <= high
+            and (LOWEST_VOLUME <= volume <= HIGHEST_VOLUME or volume == 0.0)
+            and interval_ms is not None
+            and 0 <= self.open_time <= LAST_TIME_MS
+            and self.open_time % interval_ms == 0
+            and 0 <= self.revision <= LAST_REVISION
+            and len(self.symbol) <= 64
+            and _is_name(self.symbol)
+        ):
+            raise _refused(self)
 
     @property
     def ohlcv(self) -> tuple[float, float, float, float, float]:
@@ -142,7 +131,42 @@ class Bar(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.open_time + INTERVAL_MS[self.interval]
 
 
-def _refused_name(bar: Bar) -> Refused:
+@lru_cache(maxsize=4096)
+def _is_name(symbol: str) -> bool:
+    return SYMBOL.fullmatch(symbol) is not None
+
+
+def _refused(bar: Bar) -> Refused:
+    """Why it is no bar, by the first thing that is wrong with it."""
+    low, high = bar.low, bar.high
+    if not low <= bar.open <= high or not low <= bar.close <= high:
+        return _refused_range(bar)
+    # From here no price is NaN: a comparison with one would have failed above.
+    if not -math.inf < low or not high < math.inf or not math.isfinite(bar.volume):
+        return _refused_non_finite(bar)
+    if low <= 0.0:
+        return Refused(Reason.NON_POSITIVE_PRICE, f"low {low} is not positive")
+    if bar.volume < 0.0:
+        return Refused(Reason.NEGATIVE_VOLUME, f"volume {bar.volume} is negative")
+    is_small = low < LOWEST_PRICE or 0.0 < bar.volume < LOWEST_VOLUME
+    if is_small or high > HIGHEST_PRICE or bar.volume > HIGHEST_VOLUME:
+        return _refused_band(bar)
+    return _refused_identity(bar)
+
+
+def _refused_identity(bar: Bar) -> Refused:
+    """The same of what says which bar it is."""
+    interval_ms = INTERVAL_MS.get(bar.interval)
+    if interval_ms is None:
+        return Refused(
+            Reason.UNKNOWN_INTERVAL,
+            f"interval {bar.interval!r} is not one of {', '.join(INTERVALS)}",
+        )
+    if bar.open_time % interval_ms or not 0 <= bar.open_time <= LAST_TIME_MS:
+        return Refused(
+            Reason.MISALIGNED_TIME,
+            f"open_time {bar.open_time} is not a multiple of {bar.interval} in ms since 1970",
+        )
     if SYMBOL.fullmatch(bar.symbol):
         detail = f"revision {bar.revision} is not from 0 to {LAST_REVISION}"
         return Refused(Reason.BAD_VALUE, detail)
@@ -200,7 +224,7 @@ class Control(msgspec.Struct, frozen=True, array_like=True):
     source: str
 
 
-class Vote(msgspec.Struct, frozen=True):
+class Vote(msgspec.Struct, frozen=True, gc=False):
     """One agent's calibrated P(up over the horizon) and its share of the forecast."""
 
     agent: str
@@ -233,14 +257,14 @@ class Prediction(msgspec.Struct, frozen=True, array_like=True, gc=False):
     clamped: float | None = None
 
 
-class Abstention(msgspec.Struct, frozen=True):
+class Abstention(msgspec.Struct, frozen=True, gc=False):
     """One agent's typed reason for having no prediction."""
 
     agent: str
     reason: Abstained
 
 
-class Forecast(msgspec.Struct, frozen=True):
+class Forecast(msgspec.Struct, frozen=True, gc=False):
     """What the ensemble believes of one bar; confidence is 2·|probability − 0.5|."""
 
     probability: float
@@ -252,7 +276,10 @@ class Forecast(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if not 0.0 < self.probability < 1.0:
             raise ValueError(f"forecast {self.probability} is not inside 0 to 1")
-        if abs(sum(vote.trust for vote in self.votes) - 1.0) > 1e-9:
+        trust = 0.0
+        for vote in self.votes:
+            trust += vote.trust
+        if abs(trust - 1.0) > 1e-9:
             raise ValueError("the trust of the votes does not sum to 1")
 
 
@@ -262,6 +289,10 @@ class Stance(StrEnum):
     LONG = "long"
     SHORT = "short"
     FLAT = "flat"
+
+
+# In Python 3.11 a member that is asked of its class costs a call.
+_LONG, _SHORT = Stance.LONG, Stance.SHORT
 
 
 class Equity(msgspec.Struct, frozen=True, array_like=True):
@@ -311,7 +342,7 @@ class Policy(msgspec.Struct, frozen=True):
     equity: str = "paper"
 
 
-class Risk(msgspec.Struct, frozen=True):
+class Risk(msgspec.Struct, frozen=True, gc=False):
     """What the risk brain says: its state, open breakers, and reasons for a constraint."""
 
     state: str
@@ -326,7 +357,7 @@ class Holding(msgspec.Struct, frozen=True):
     target: float
 
 
-class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
+class Signal(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What subscribers receive: an absolute target for one symbol, with its reasons and its end.
 
     `target` is a signed fraction of equity; it is never a delta, so that a subscriber that missed
@@ -374,9 +405,8 @@ class Signal(msgspec.Struct, frozen=True, omit_defaults=True):
             raise ValueError(f"probability {self.probability} is not inside 0 to 1")
         if not 0.0 < self.effective_votes <= len(self.votes) + 1e-9:
             raise ValueError(f"{self.effective_votes} effective votes of {len(self.votes)}")
-        if (self.target > 0.0) != (self.stance is Stance.LONG) or (self.target < 0.0) != (
-            self.stance is Stance.SHORT
-        ):
+        is_long, is_short = self.stance is _LONG, self.stance is _SHORT
+        if (self.target > 0.0) != is_long or (self.target < 0.0) != is_short:
             raise ValueError(f"target {self.target} contradicts stance {self.stance}")
 
 

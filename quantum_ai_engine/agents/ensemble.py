@@ -20,17 +20,18 @@ def combine(votes: Sequence[Vote], abstained: Sequence[Abstention]) -> Forecast 
     >>> combine([], []) is None
     True
     """
-    if not any(vote.trust > 0.0 for vote in votes):
+    log_odds = squares = 0.0
+    is_heard = False
+    for vote in votes:
+        trust = vote.trust
+        is_heard |= trust > 0.0
+        log_odds += trust * _log_odds(vote.probability)
+        squares += trust**2
+    if not is_heard:
         return None
-    log_odds = sum(vote.trust * _log_odds(vote.probability) for vote in votes)
     probability = 1.0 / (1.0 + math.exp(-log_odds))
-    return Forecast(
-        probability,
-        2.0 * abs(probability - 0.5),
-        tuple(votes),
-        tuple(abstained),
-        1.0 / sum(vote.trust**2 for vote in votes),
-    )
+    confidence = 2.0 * abs(probability - 0.5)
+    return Forecast(probability, confidence, tuple(votes), tuple(abstained), 1.0 / squares)
 
 
 def _log_odds(probability: float) -> float:

@@ -70,19 +70,20 @@ async def ask(
     requests, asked = [], []
     for agent in predictor.agents:
         able = []
+        name = agent.name
         for i, reason in enumerate(_unable(agent, questions)):
-            if reason:
-                ballots[i].abstained.append(Abstention(agent.name, reason))
-            else:
+            if reason is None:
                 able.append(i)
+            else:
+                ballots[i].abstained.append(Abstention(name, reason))
         requests.append(Request(agent, windows[agent.feature_set.name].take(able)))
         asked.append(able)
     answers = await predictor.predict(requests)
     for place, (able, answer) in enumerate(zip(asked, answers, strict=True)):
-        name = predictor.agents[place].name
-        for i, probability, why in zip(able, answer.probabilities, answer.reasons, strict=True):
+        name, given = predictor.agents[place].name, answer.probabilities.tolist()
+        for i, probability, why in zip(able, given, answer.reasons, strict=True):
             if why is None:
-                ballots[i].answers.append((place, float(probability)))
+                ballots[i].answers.append((place, probability))
             else:
                 ballots[i].abstained.append(Abstention(name, why))
     return ballots
@@ -91,10 +92,11 @@ async def ask(
 def _unable(agent: Agent, questions: Sequence[Question]) -> Iterator[Abstained | None]:
     """Why an agent cannot be asked about each of the bars at all; None if it can."""
     ready_at, window = agent.feature_set.window_ready_at, agent.feature_set.window
+    own_interval, unavailable = agent.interval, agent.unavailable
     for interval, seen, whole in questions:
-        if agent.unavailable:
+        if unavailable:
             yield Abstained.UNAVAILABLE
-        elif agent.interval != interval:
+        elif own_interval != interval:
             yield Abstained.OTHER_INTERVAL
         elif seen < ready_at:
             yield Abstained.WARMING_UP

@@ -1,8 +1,9 @@
 """When sessions open and close: by venue, in its own time zone, daylight saving included."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, timedelta
+from itertools import chain
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -42,6 +43,7 @@ class Calendar:
         self._openings: list[int] = []
         self._ends: list[int] = []
         self._midnights: list[int] = []
+        self._last = 0, 0, (0, 0, 0)  # from when on, until when, and what `of` says of bars there
         self._tables: tuple[NDArray[np.int64], ...] = ()  # the same three, for many bars at once
 
     def apart(self) -> "Calendar":
@@ -50,11 +52,22 @@ class Calendar:
 
     def of(self, open_time: int) -> tuple[int, int, int]:
         """Opening and close (ms) of the session of a bar, and the local weekday, Monday 0."""
+        first, end, found = self._last
+        if not first <= open_time < end:
+            first, end, found = self._last = self._look_up(open_time)
+        return found
+
+    def _look_up(self, open_time: int) -> tuple[int, int, tuple[int, int, int]]:
+        """What `of` says of a bar, and from when on until when it says the same."""
         self._cover(open_time, open_time)
         session = bisect_right(self._openings, open_time) - 1
         day = bisect_right(self._midnights, open_time) - 1
         weekday = (self._first.weekday() + day) % 7
-        return self._openings[session], self._ends[session], weekday
+        return (
+            max(self._openings[session], self._midnights[day]),
+            min(self._openings[session + 1], self._midnights[day + 1]),
+            (self._openings[session], self._ends[session], weekday),
+        )
 
     def rows(
         self, open_time: NDArray[np.int64], ohlcv: NDArray[np.float64], interval_ms: int
@@ -181,3 +194,8 @@ class Calendars:
     def row(self, bar: Bar) -> tuple[float, ...]:
         """A bar as the kernel reads it [BAR_WIDTH]."""
         return (*bar.ohlcv, bar.open_time, bar.interval_ms, *self.of(bar.symbol).of(bar.open_time))
+
+    def rows(self, bars: Sequence[Bar]) -> NDArray[np.float64]:
+        """Bars as the kernel reads them [n, BAR_WIDTH]."""
+        values = chain.from_iterable(map(self.row, bars))
+        return np.fromiter(values, np.float64, len(bars) * BAR_WIDTH).reshape(-1, BAR_WIDTH)

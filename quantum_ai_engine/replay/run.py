@@ -200,11 +200,13 @@ class Replay:
 
     def _comes_in_order(self, one: Slice) -> bool:
         """Whether each bar is newer than all before it of its series."""
-        in_order = True
+        in_order, newest = True, self._newest
         for bar in one.bars:
-            key = (bar.symbol, bar.interval)
-            in_order &= bar.open_time > self._newest.get(key, -1)
-            self._newest[key] = max(bar.open_time, self._newest.get(key, -1))
+            key, open_time = (bar.symbol, bar.interval), bar.open_time
+            if open_time > newest.get(key, -1):
+                newest[key] = open_time
+            else:
+                in_order = False
         return in_order
 
 

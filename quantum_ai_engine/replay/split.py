@@ -1,5 +1,6 @@
 """A round over many open times, given back as one for each of them."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -32,21 +33,23 @@ def steps_of(batch: Sequence[Slice], done: Round) -> list[Step]:
 
 def round_of(bars: Sequence[Bar]) -> Round:
     """A round of bars of which nothing is told yet."""
-    longest_ms = max((bar.interval_ms for bar in bars), default=0)
-    return Round(processed=len(bars), longest_interval_ms=longest_ms)
+    return Round(processed=len(bars), longest_interval_ms=_longest_ms(bars))
+
+
+def _longest_ms(bars: Sequence[Bar]) -> int:
+    return max((INTERVAL_MS[name] for name in {bar.interval for bar in bars}), default=0)
 
 
 def _share(batch: Sequence[Slice], done: Round, rounds: Sequence[Round]) -> None:
     """Give each round what was said of its bars, and what changed with them."""
-    place = {one.open_time_ms: i for i, one in enumerate(batch)}
+    told = {one.open_time_ms: each.signals for one, each in zip(batch, rounds, strict=True)}
     for signal in done.signals:
-        opened = signal.close_time - INTERVAL_MS[signal.interval]
-        rounds[place[opened]].signals.append(signal)
-    closes = [max((bar.close_time for bar in one.bars), default=0) for one in batch]
+        told[signal.close_time - INTERVAL_MS[signal.interval]].append(signal)
+    closes = [one.open_time_ms + _longest_ms(one.bars) if one.bars else 0 for one in batch]
     newest = list(accumulate(closes, max))
     for change in done.changes:
         # The bar with which the clock came so far brought the moment about.
-        at = next((i for i, close in enumerate(newest) if close >= change.at_ms), len(batch) - 1)
+        at = min(bisect_left(newest, change.at_ms), len(batch) - 1)
         rounds[at].changes.append(change)
 
 

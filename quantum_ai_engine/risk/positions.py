@@ -8,6 +8,8 @@ import msgspec
 from quantum_ai_engine.events import Signal
 from quantum_ai_engine.risk.stance import Level
 
+_ENCODER = msgspec.msgpack.Encoder()
+
 
 class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the newest signal of a bar said; `version` counts how often it was amended.
@@ -27,7 +29,7 @@ class Said(msgspec.Struct, frozen=True, array_like=True, gc=False):
         """What a signal says, at which level, and what was wanted before caps over all symbols."""
         version = int(signal.id.rpartition("|")[2]) if signal.amends else 0
         told = (signal.row_hash, signal.votes, signal.abstained, signal.filled, signal.stance)
-        content = blake2b(msgspec.msgpack.encode((*told, signal.holdings)), digest_size=8).digest()
+        content = blake2b(_ENCODER.encode((*told, signal.holdings)), digest_size=8).digest()
         return cls(signal.close_time, version, level, signal.target, wanted, content)
 
     def agrees(self, other: "Said") -> bool:
@@ -82,8 +84,11 @@ class Positions:
         """Take note of what was said of a bar, for the first time or again."""
         one = self._series[series]
         at = _place(one.said, said.close_time)
-        is_again = at < len(one.said) and one.said[at].close_time == said.close_time
-        one.said[at : at + is_again] = [said]
+        if at == len(one.said):
+            one.said.append(said)
+        else:
+            is_again = one.said[at].close_time == said.close_time
+            one.said[at : at + is_again] = [said]
         if len(one.said) > self._memory:
             first = one.said.pop(0)
             one.before = first.level, first.target

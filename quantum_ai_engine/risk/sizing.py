@@ -8,7 +8,7 @@ import msgspec
 from quantum_ai_engine.config import RiskSettings
 from quantum_ai_engine.events import Stance
 from quantum_ai_engine.risk.brain import State
-from quantum_ai_engine.risk.stance import Level, level_size, stance_of
+from quantum_ai_engine.risk.stance import Level, direction_of, level_size
 
 YEAR_MS = 365 * 86_400_000
 
@@ -32,7 +32,15 @@ class Limit(StrEnum):
     BASE_RATE = "base_rate"
 
 
-class Room(msgspec.Struct, frozen=True):
+_OWN = (Limit.MODE_CAP, Limit.SYMBOL_CAP, Limit.LEVERAGE, Limit.BASE_RATE, Limit.KELLY)
+_OWN_KNOWN = (*_OWN, Limit.VOLATILITY_TARGET)
+_OWN_UNKNOWN = (*_OWN, Limit.VOLATILITY_UNKNOWN)
+# In Python 3.11 a member that is asked of its class costs a call: these are asked for every bar.
+_LONG, _SHORT, _FLAT = Stance
+_HALTED, _REDUCING = State.HALTED, State.REDUCING
+
+
+class Room(msgspec.Struct, frozen=True, gc=False):
     """How much of the caps over all symbols one series may use, long and short, as fractions.
 
     The limits say which cap it is.
@@ -44,7 +52,7 @@ class Room(msgspec.Struct, frozen=True):
     short_limit: Limit = Limit.GROSS_CAP
 
 
-class Mandate(msgspec.Struct, frozen=True):
+class Mandate(msgspec.Struct, frozen=True, gc=False):
     """What holds for all symbols: the brain's state, and cap and leverage of the policy's mode.
 
     Leverage is how much of the risk budget is used: above 1 it widens what Kelly and volatility
@@ -56,7 +64,7 @@ class Mandate(msgspec.Struct, frozen=True):
     leverage: float
 
 
-class Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True, gc=False):
     """What is known of one symbol: its level and forecast, and what it held before.
 
     `previous` is the target of the bar before. `volatility` is that of its returns, annualised,
@@ -73,17 +81,26 @@ class Ask(msgspec.Struct, frozen=True):
     reliability: float = 1.0
 
 
-class Sized(msgspec.Struct, frozen=True):
-    """A target, and which limits held it there; none where the forecast itself is the bound."""
+class Sized(msgspec.Struct, frozen=True, gc=False):
+    """A target, and which limits held it there; none where the forecast itself is the bound.
+
+    `wanted` is the target that the symbol would have alone: for `allot`, which shares out what is
+    there. What it held before and what the brain says do not count. 0 for figures that cannot be
+    used.
+    """
 
     target: float
-    reasons: tuple[Limit, ...]
+    reasons: tuple[Limit, ...] = ()
+    wanted: float = 0.0
 
     @property
     def stance(self) -> Stance:
         if self.target == 0.0:
-            return Stance.FLAT
-        return Stance.LONG if self.target > 0.0 else Stance.SHORT
+            return _FLAT
+        return _LONG if self.target > 0.0 else _SHORT
+
+
+_NOTHING, _UNUSABLE = Sized(0.0), Sized(0.0, (Limit.NON_FINITE,))
 
 
 def annualised(volatility: float, interval_ms: int) -> float:
@@ -104,68 +121,63 @@ def size(ask: Ask, mandate: Mandate, room: Room, settings: RiskSettings) -> Size
     reliability of the evidence, stands for what is not known of p (MacLean, Thorp, Ziemba 2010).
 
     >>> ask = Ask(Level.STRONG_LONG, 0.8, 0.6, 0.0, 0.5, 0.1)
-    >>> size(ask, Mandate(State.ACTIVE, 0.7, 1.0), Room(), RiskSettings())
-    Sized(target=0.25, reasons=(<Limit.CHANGE_PER_BAR: 'change_per_bar'>,))
+    >>> sized = size(ask, Mandate(State.ACTIVE, 0.7, 1.0), Room(), RiskSettings())
+    >>> sized.target, [str(limit) for limit in sized.reasons], round(sized.wanted, 6)
+    (0.25, ['change_per_bar'], 0.3)
     """
-    if not _is_usable(ask, mandate, room):
-        return Sized(0.0, (Limit.NON_FINITE,))
-    if mandate.state is State.HALTED:
-        return Sized(0.0, (Limit.HALTED,))
-    direction = _direction(ask.level)
+    if not _is_usable(ask, mandate):
+        return _UNUSABLE
+    direction, wanted = direction_of(ask.level), 0.0
+    if direction:
+        worth, names, limits = _own_limits(ask, mandate, settings, direction)
+        wanted = direction * max(min(worth, *limits), 0.0)
+    if not math.isfinite(room.long) or not math.isfinite(room.short):
+        return Sized(0.0, _UNUSABLE.reasons, wanted)
+    if mandate.state is _HALTED:
+        return Sized(0.0, (Limit.HALTED,), wanted)
     if not direction:
-        return Sized(0.0, ())
-    wanted, limits = _own_limits(ask, mandate, settings, direction)
-    held = max(direction * ask.previous, 0.0)
-    limits.append((Limit.CHANGE_PER_BAR, held + settings.change_per_bar))
-    limits.append((room.long_limit, room.long) if direction > 0 else (room.short_limit, room.short))
-    if mandate.state is State.REDUCING:
-        limits.append((Limit.REDUCING, held))
-    allowed = max(min(value for _, value in limits), 0.0)
-    if allowed >= wanted:
-        return Sized(direction * wanted if wanted else 0.0, ())
-    reasons = tuple(limit for limit, value in limits if value <= allowed)
-    return Sized(direction * allowed if allowed else 0.0, reasons)
-
-
-def wanted_target(ask: Ask, mandate: Mandate, settings: RiskSettings) -> float:
-    """The target that a symbol would have alone: for `allot`, which shares out what is there.
-
-    What it held before and what the brain says do not count. 0 for figures that cannot be used.
-    """
-    direction = _direction(ask.level)
-    if not direction or not _is_usable(ask, mandate, Room()):
-        return 0.0
-    wanted, limits = _own_limits(ask, mandate, settings, direction)
-    return direction * max(min(wanted, *(value for _, value in limits)), 0.0)
+        return _NOTHING
+    is_long, held = direction > 0, max(direction * ask.previous, 0.0)
+    limits += (held + settings.change_per_bar, room.long if is_long else room.short)
+    if mandate.state is _REDUCING:
+        limits.append(held)
+    allowed = max(min(limits), 0.0)
+    if allowed >= worth:
+        return Sized(direction * worth if worth else 0.0, (), wanted)
+    shared = room.long_limit if is_long else room.short_limit
+    names = (*names, Limit.CHANGE_PER_BAR, shared, Limit.REDUCING)  # the last, where it reduces
+    reasons = tuple(name for name, value in zip(names, limits, strict=False) if value <= allowed)
+    return Sized(direction * allowed if allowed else 0.0, reasons, wanted)
 
 
 def _own_limits(
     ask: Ask, mandate: Mandate, settings: RiskSettings, direction: int
-) -> tuple[float, list[tuple[Limit, float]]]:
+) -> tuple[float, tuple[Limit, ...], list[float]]:
     """What the forecast is worth, and the limits that need nothing but the symbol itself."""
     edge = max(direction * (ask.probability - 0.5), 0.0)
     share = level_size(ask.level, settings)
     leverage = max(mandate.leverage, 0.0)
     appetite = leverage * share
     # Confidence only falls: neither what is given nor what the probability says is exceeded.
-    wanted = share * max(min(ask.confidence, 2.0 * edge, 1.0), 0.0)
+    worth = share * max(min(ask.confidence, 2.0 * edge, 1.0), 0.0)
     shrunk = edge * min(max(ask.reliability, 0.0), 1.0)
     limits = [
-        (Limit.MODE_CAP, mandate.mode_cap),
-        (Limit.SYMBOL_CAP, settings.exposure_cap),
-        (Limit.LEVERAGE, wanted * leverage),
-        (Limit.BASE_RATE, wanted * (1.0 - min(max(ask.base_share, 0.0), 1.0))),
-        (Limit.KELLY, settings.kelly_fraction * appetite * 2.0 * shrunk),
+        mandate.mode_cap,
+        settings.exposure_cap,
+        worth * leverage,
+        worth * (1.0 - min(max(ask.base_share, 0.0), 1.0)),
+        settings.kelly_fraction * appetite * 2.0 * shrunk,
     ]
     if ask.volatility is None:
-        limits.append((Limit.VOLATILITY_UNKNOWN, settings.unknown_volatility_cap))
-    elif ask.volatility > 0.0:
-        allowed = appetite * settings.volatility_target / ask.volatility
-        limits.append((Limit.VOLATILITY_TARGET, allowed))
-    return wanted, limits
+        limits.append(settings.unknown_volatility_cap)
+        return worth, _OWN_UNKNOWN, limits
+    if ask.volatility > 0.0:
+        limits.append(appetite * settings.volatility_target / ask.volatility)
+        return worth, _OWN_KNOWN, limits
+    return worth, _OWN, limits
 
 
-def _is_usable(ask: Ask, mandate: Mandate, room: Room) -> bool:
+def _is_usable(ask: Ask, mandate: Mandate) -> bool:
     """Whether all is finite; a sum would not say, since it could overflow."""
     return (
         math.isfinite(ask.probability)
@@ -176,11 +188,4 @@ def _is_usable(ask: Ask, mandate: Mandate, room: Room) -> bool:
         and math.isfinite(ask.reliability)
         and math.isfinite(mandate.mode_cap)
         and math.isfinite(mandate.leverage)
-        and math.isfinite(room.long)
-        and math.isfinite(room.short)
     )
-
-
-def _direction(level: Level) -> int:
-    stance = stance_of(level)
-    return 1 if stance is Stance.LONG else -1 if stance is Stance.SHORT else 0

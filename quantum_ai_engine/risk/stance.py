@@ -17,6 +17,7 @@ class Level(StrEnum):
     STRONG_LONG = "strong_long"
 
 
+_FLAT = Level.FLAT
 _STANCES = {
     Level.STRONG_SHORT: Stance.SHORT,
     Level.WEAK_SHORT: Stance.SHORT,
@@ -24,6 +25,10 @@ _STANCES = {
     Level.WEAK_LONG: Stance.LONG,
     Level.STRONG_LONG: Stance.LONG,
 }
+_DIRECTIONS = {
+    level: (stance is Stance.LONG) - (stance is Stance.SHORT) for level, stance in _STANCES.items()
+}
+_WEAK = (Level.WEAK_LONG, Level.WEAK_SHORT)
 _LONGS = (Level.FLAT, Level.WEAK_LONG, Level.STRONG_LONG)
 _SHORTS = (Level.FLAT, Level.WEAK_SHORT, Level.STRONG_SHORT)
 
@@ -37,15 +42,24 @@ def stance_of(level: Level) -> Stance:
     return _STANCES[level]
 
 
+def direction_of(level: Level) -> int:
+    """The sign of what a level holds.
+
+    >>> [direction_of(level) for level in Level]
+    [-1, -1, 0, 1, 1]
+    """
+    return _DIRECTIONS[level]
+
+
 def level_size(level: Level, settings: RiskSettings) -> float:
     """What a level holds of what a strong one would, a fraction.
 
     >>> [level_size(level, RiskSettings()) for level in Level]
     [1.0, 0.5, 0.0, 0.5, 1.0]
     """
-    if level is Level.FLAT:
+    if not _DIRECTIONS[level]:
         return 0.0
-    return settings.weak_size if level in (Level.WEAK_LONG, Level.WEAK_SHORT) else 1.0
+    return settings.weak_size if level in _WEAK else 1.0
 
 
 def next_level(previous: Level, probability: float, settings: RiskSettings) -> Level:
@@ -62,23 +76,22 @@ def next_level(previous: Level, probability: float, settings: RiskSettings) -> L
     ['strong_long', 'weak_long', 'flat']
     """
     if not abs(probability - 0.5) > settings.dead_band:
-        return Level.FLAT
+        return _FLAT
     if probability > 0.5:
-        weak, strong = _beyond(previous, Stance.LONG, settings)
+        weak, strong = _beyond(previous, 1, settings)
         at = settings.long_threshold
         return _LONGS[(probability >= at + weak) + (probability >= at + strong)]
-    weak, strong = _beyond(previous, Stance.SHORT, settings)
+    weak, strong = _beyond(previous, -1, settings)
     at = settings.short_threshold
     return _SHORTS[(probability <= at - weak) + (probability <= at - strong)]
 
 
-def _beyond(previous: Level, side: Stance, settings: RiskSettings) -> tuple[float, float]:
+def _beyond(previous: Level, side: int, settings: RiskSettings) -> tuple[float, float]:
     """How far beyond its threshold the probability makes a side weak, and strong."""
-    was = _STANCES[previous]
-    if was is Stance.FLAT:
+    was = _DIRECTIONS[previous]
+    if not was:
         return 0.0, settings.strong_margin
-    if was is not side:
+    if was != side:
         return math.inf, math.inf
-    is_strong = previous in (Level.STRONG_LONG, Level.STRONG_SHORT)
-    moved = -settings.exit_hysteresis if is_strong else settings.add_hysteresis
+    moved = settings.add_hysteresis if previous in _WEAK else -settings.exit_hysteresis
     return -settings.exit_hysteresis, settings.strong_margin + moved

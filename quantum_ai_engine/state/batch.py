@@ -1,6 +1,5 @@
 """What goes into the state and what comes out, part by part, and what is kept of a series."""
 
-from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -46,13 +45,12 @@ class Part:
 
     def steps(self) -> Iterator[Due | Moment]:
         """Bars and moments in their order."""
-        moments = deque(self.moments)
-        for i, one in enumerate(self.due):
-            while moments and moments[0][0] <= i:
-                yield moments.popleft()[1]
-            yield one
-        for _, moment in moments:
+        start = 0
+        for place, moment in self.moments:
+            yield from self.due[start:place]
             yield moment
+            start = place
+        yield from self.due[start:]
 
 
 @dataclass(slots=True)
@@ -83,7 +81,7 @@ class Pending:
     whole: list[int] = field(default_factory=list)
     versions: list[float] = field(default_factory=list)
     newest_close: list[int] = field(default_factory=list)
-    count: Counter[int] = field(default_factory=Counter)
+    count: dict[int, int] = field(default_factory=dict)
     moments: list[tuple[int, Moment]] = field(default_factory=list)
 
     def add(self, bar: Bar, series: int, whole: int, newest_close: int, version: float) -> None:
@@ -93,7 +91,7 @@ class Pending:
         self.whole.append(whole)
         self.versions.append(version)
         self.newest_close.append(newest_close)
-        self.count[series] += 1
+        self.count[series] = self.count.get(series, 0) + 1
 
 
 @dataclass(slots=True)

@@ -1,17 +1,18 @@
 """From a forecast to how much to hold, by what is ruled."""
 
-from typing import NamedTuple
+import msgspec
 
 from quantum_ai_engine.config import RiskSettings
 from quantum_ai_engine.events import Forecast, Stance
 from quantum_ai_engine.risk.brain import State
-from quantum_ai_engine.risk.sizing import Ask, Mandate, Room, size, wanted_target
+from quantum_ai_engine.risk.sizing import Ask, Mandate, Room, size
 from quantum_ai_engine.risk.stance import Level, next_level
 
+_FLAT, _HALTED = Level.FLAT, State.HALTED
 DATA_QUALITY = "data_quality"  # the reason why nothing is held of a feed that is not believed
 
 
-class Terms(NamedTuple):
+class Terms(msgspec.Struct, frozen=True, gc=False):
     """What a ruling says of one series; `volatility` is annualised, None where it is not known."""
 
     mandate: Mandate
@@ -20,7 +21,7 @@ class Terms(NamedTuple):
     is_quarantined: bool
 
 
-class Decision(NamedTuple):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """How much to hold, at which level, and which limits held it there.
 
     `wanted` is what it would be without the caps over all symbols.
@@ -46,8 +47,8 @@ def decide(
     """
     was, held = before
     level = next_level(was, forecast.probability, settings)
-    if terms.is_quarantined or terms.mandate.state is State.HALTED:
-        level = Level.FLAT
+    if terms.is_quarantined or terms.mandate.state is _HALTED:
+        level = _FLAT
     asked = Ask(
         level,
         forecast.probability,
@@ -58,8 +59,7 @@ def decide(
         1.0 - base_share,
     )
     sized = size(asked, terms.mandate, terms.room, settings)
-    reasons = [limit.value for limit in sized.reasons]
+    reasons = tuple(limit.value for limit in sized.reasons) if sized.reasons else ()
     if terms.is_quarantined:
-        reasons.insert(0, DATA_QUALITY)
-    wanted = wanted_target(asked, terms.mandate, settings)
-    return Decision(level, sized.stance, sized.target, wanted, tuple(reasons))
+        reasons = (DATA_QUALITY, *reasons)
+    return Decision(level, sized.stance, sized.target, sized.wanted, reasons)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from quantum_ai_engine.events import Bar
+from quantum_ai_engine.events import INTERVAL_MS, Bar
 
 
 class Moment(NamedTuple):
@@ -33,21 +33,23 @@ class Finality:
     """
 
     def __init__(self, late_bars: int) -> None:
-        self._lag = late_bars + 1
+        self._after = late_bars + 2  # intervals from the opening of a bar on, it is final
         self._clock = 0
         self._waiting: dict[int, dict[int, Bar]] = {}  # when final → series → bar
         self._intervals_ms: tuple[int, ...] = ()
 
     def update(self, series: int, bar: Bar) -> None:
         """Take a bar, or what it turned out to be; one that comes too late is left out."""
-        if bar.interval_ms not in self._intervals_ms:
-            self._intervals_ms = tuple(sorted({*self._intervals_ms, bar.interval_ms}))
-        if not self.is_final(bar):
-            self._waiting.setdefault(self._final_at(bar), {})[series] = bar
+        interval_ms = bar.interval_ms
+        if interval_ms not in self._intervals_ms:
+            self._intervals_ms = tuple(sorted({*self._intervals_ms, interval_ms}))
+        final_at = self._final_at(bar)
+        if final_at > self._clock:
+            self._waiting.setdefault(final_at, {})[series] = bar
 
     def is_final(self, bar: Bar) -> bool:
         """Whether a bar of this time can no longer be amended."""
-        return self.was_final(bar, self._clock)
+        return self._final_at(bar) <= self._clock
 
     def was_final(self, bar: Bar, clock_ms: int) -> bool:
         """Whether it could no longer be amended when that was the newest close time."""
@@ -70,7 +72,7 @@ class Finality:
         self._intervals_ms = tuple(sorted(set(intervals_ms)))
 
     def _final_at(self, bar: Bar) -> int:
-        return bar.close_time + self._lag * bar.interval_ms
+        return bar.open_time + self._after * INTERVAL_MS[bar.interval]
 
 
 def _in_order(bars: Iterable[tuple[int, Bar]]) -> tuple[tuple[int, Bar], ...]:

@@ -69,9 +69,11 @@ class Ruling:
 
     def shares(self, awake: tuple[bool, ...]) -> Shares:
         """Who is listened to, given who answered [A]; figured out once."""
-        if awake not in self._shares:
-            self._shares[awake] = self.trust.shares(np.array(awake, dtype=bool), self.barred)
-        return self._shares[awake]
+        shares = self._shares.get(awake)
+        if shares is None:
+            shares = self.trust.shares(np.array(awake, dtype=bool), self.barred)
+            self._shares[awake] = shares
+        return shares
 
     def remember(self, shares: Shares) -> None:
         """Take the shares when all agents answer, which are known already."""
@@ -85,12 +87,12 @@ class Ruling:
         mandate = self._mandates[0]
         if series >= len(self.volatility):
             return Terms(mandate, self.allotment.room(series), None, is_quarantined=False)
-        volatility = float(self.volatility[series])
+        volatility: float = self.volatility.item(series)
         return Terms(
             mandate,
             self.allotment.room(series),
             None if math.isnan(volatility) else volatility,
-            bool(self.quarantined[series]),
+            self.quarantined.item(series),
         )
 
     def saved(self, at: Sequence[int]) -> SavedRuling:

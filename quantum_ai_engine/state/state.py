@@ -5,7 +5,7 @@ Nothing here reads a clock.
 """
 
 import math
-from collections import deque
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -108,15 +108,16 @@ class EngineState:
         for position, bar in enumerate(bars):
             try:
                 series = self._series_of(bar)
-                if self._is_newer(series, bar):
-                    if pending.count[series] and not self._fits(pending, series, bar):
+                is_pending, newest = series in pending.count, self._series[series].newest
+                if newest is None or bar.open_time > newest.open_time:
+                    if is_pending and not self._fits(pending, series, bar):
                         yield self._stepped(pending, is_last=False)
                         pending = Pending()
                     self._append(pending, series, bar, taken)
-                elif pending.count[series] and self._series[series].newest == bar:
+                elif is_pending and newest == bar:
                     taken.duplicates += 1
                 else:
-                    if pending.count[series]:
+                    if is_pending:
                         yield self._stepped(pending, is_last=False)
                         pending = Pending()
                     place = self._place(series, bar)
@@ -221,14 +222,15 @@ class EngineState:
 
     def _series_of(self, bar: Bar) -> int:
         key = (bar.symbol, bar.interval)
-        if key not in self._at:
-            if len(self._at) >= self._max_series:
-                raise Refused(
-                    Reason.TOO_MANY_SERIES,
-                    f"engine.max_series = {self._max_series} series are known already",
-                )
-            self._add(key)
-        return self._at[key]
+        series = self._at.get(key)
+        if series is not None:
+            return series
+        if len(self._at) >= self._max_series:
+            raise Refused(
+                Reason.TOO_MANY_SERIES,
+                f"engine.max_series = {self._max_series} series are known already",
+            )
+        return self._add(key)
 
     def _add(self, key: tuple[str, str]) -> int:
         self._at[key] = series = len(self._at)
@@ -238,12 +240,8 @@ class EngineState:
         self.features.reserve(len(self._at))
         return series
 
-    def _is_newer(self, series: int, bar: Bar) -> bool:
-        newest = self._series[series].newest
-        return newest is None or bar.open_time > newest.open_time
-
     def _missing(self, before: Bar | None, bar: Bar) -> int:
-        if before is None:
+        if before is None or before.close_time == bar.open_time:
             return 0
         calendar = self._calendars.of(bar.symbol)
         return calendar.missing(before.close_time, bar.open_time, bar.interval_ms)
@@ -276,9 +274,10 @@ class EngineState:
 
     def _arrived(self, series: int, bar: Bar, taken: Taken) -> None:
         self._finality.update(series, bar)
-        self.newest_close = max(self.newest_close, bar.close_time)
+        interval_ms = bar.interval_ms
+        self.newest_close = max(self.newest_close, bar.open_time + interval_ms)
         taken.processed += 1
-        taken.longest_interval_ms = max(taken.longest_interval_ms, bar.interval_ms)
+        taken.longest_interval_ms = max(taken.longest_interval_ms, interval_ms)
 
     def _fills(self, before: Bar, bar: Bar, missing: int) -> list[Bar]:
         """The flat bars that stand for the missing ones, if they are to be filled in."""
@@ -293,24 +292,20 @@ class EngineState:
 
     def _stepped(self, pending: Pending, *, is_last: bool) -> Part:
         series = np.array(pending.series, dtype=np.int64)
-        bars = np.array([self._calendars.row(bar) for bar in pending.bars])
+        bars = self._calendars.rows(pending.bars)
         rows = self.features.step(series, bars, np.array(pending.versions, dtype=np.float64))
-        counts = rows.counts.tolist()
-        due: list[Due] = []
-        moments: list[tuple[int, Moment]] = []
-        waiting = deque(pending.moments)
-        for i, bar in enumerate(pending.bars):
-            while waiting and waiting[0][0] <= i:
-                moments.append((len(due), waiting.popleft()[1]))
-            at, count = pending.series[i], counts[i]
-            if pending.versions[i] == FILLED:
+        # What is filled in is not due, so that a moment comes earlier among those that are.
+        due, fills = list[Due](), list[int]()
+        columns = pending.bars, pending.series, rows.values, rows.counts.tolist(), pending.whole
+        known = zip(*columns, pending.newest_close, pending.versions, strict=True)
+        for place, (bar, at, row, count, whole, newest_close, version) in enumerate(known):
+            if version == FILLED:
                 self._series[at].filled_at = count
+                fills.append(place)
                 continue
-            filled = self._filled(at, count)
-            whole, newest_close = pending.whole[i], pending.newest_close[i]
-            due.append(
-                Due(bar, at, rows.values[i], count, whole, filled, newest_close, is_arrival=True)
-            )
+            filled = self._filled(at, count) if self._series[at].filled_at is not None else 0
+            due.append(Due(bar, at, row, count, whole, filled, newest_close, is_arrival=True))
+        moments = [(at - bisect_left(fills, at), moment) for at, moment in pending.moments]
         return Part(due, is_last, moments=moments)
 
     def _filled(self, series: int, count: int) -> int:

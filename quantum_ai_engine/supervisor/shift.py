@@ -133,7 +133,7 @@ class Watched(NamedTuple):
     reference: Reference
 
 
-class Come(NamedTuple):
+class Come(msgspec.Struct, frozen=True, gc=False):
     """A bar: its interval, how many its series has with it, when it closed, and if it is new."""
 
     interval: str
@@ -149,22 +149,26 @@ class Shifts:
         self._watched = tuple(watched)
         self.of = {one.agent: FeatureShift(one.feature_set, one.reference) for one in self._watched}
 
-    def update(self, rows: Vector, come: Sequence[Come]) -> list[tuple[str, Comparison]]:
+    def update(self, rows: Vector, come: Iterable[Come]) -> list[tuple[str, Comparison]]:
         """Count the kernel rows [n, columns] of bars [n], each when it comes for the first time.
 
         An agent counts those of its interval that are ready for it. Gives what turned, by agent.
         """
-        if not self._watched or not come:
+        if not self._watched:
             return []
-        seen = np.array([one.seen if one.is_first else 0 for one in come])
-        close_times = np.array([one.close_time for one in come])
-        intervals = np.array([one.interval for one in come])
-        turned = []
+        bars, turned = list(come), []
+        close_times = np.array([one.close_time for one in bars])
+        seen = {name: _seen(bars, name) for name in {one.interval for one in self._watched}}
         for name, interval, chosen, _ in self._watched:
-            ready = np.flatnonzero((seen >= chosen.ready_at) & (intervals == interval))
+            ready = np.flatnonzero(seen[interval] >= chosen.ready_at)
             found = self.of[name].update(rows, ready, close_times)
             turned += [(name, comparison) for comparison in found]
         return turned
+
+
+def _seen(come: Sequence[Come], interval: str) -> Times:
+    """How many bars its series had with each bar [n]; 0 if it is no new one of an interval."""
+    return np.array([one.seen if one.is_first and one.interval == interval else 0 for one in come])
 
 
 def psi(reference: Counts, live: Counts) -> NDArray[np.float64]:

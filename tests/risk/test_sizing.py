@@ -18,7 +18,6 @@ from quantum_ai_engine.risk.sizing import (
     Sized,
     annualised,
     size,
-    wanted_target,
 )
 from quantum_ai_engine.risk.stance import Level, stance_of
 
@@ -89,8 +88,8 @@ def test_no_input_exceeds_a_cap(
     assert sized.target == 0.0 or all(abs(sized.target) <= cap for cap in caps)
     assert sized.stance in (Stance.FLAT, stance_of(ask.level))
     if not all(map(math.isfinite, (ask.probability, ask.confidence, room.long, mandate.leverage))):
-        assert sized == Sized(0.0, (Limit.NON_FINITE,))
-    assert abs(wanted_target(ask, mandate, settings)) <= settings.exposure_cap
+        assert (sized.target, sized.reasons) == (0.0, (Limit.NON_FINITE,))
+    assert abs(sized.wanted) <= settings.exposure_cap
 
 
 @pytest.mark.parametrize(
@@ -102,12 +101,13 @@ def test_what_is_not_finite_holds_nothing(name: str, value: float) -> None:
     ask = msgspec.structs.replace(ASK, **({name: value} if hasattr(ASK, name) else {}))
     mandate = msgspec.structs.replace(FREE, **({name: value} if hasattr(FREE, name) else {}))
     room = msgspec.structs.replace(Room(), **({name: value} if hasattr(Room(), name) else {}))
-    assert size(ask, mandate, room, WIDE) == Sized(0.0, (Limit.NON_FINITE,))
+    sized = size(ask, mandate, room, WIDE)
+    assert (sized.target, sized.reasons) == (0.0, (Limit.NON_FINITE,))
 
 
 def test_the_forecast_alone_is_its_confidence() -> None:
     """Where nothing binds, the target is the confidence and there is no reason."""
-    assert size(ASK, FREE, Room(), WIDE) == Sized(0.8, ())
+    assert size(ASK, FREE, Room(), WIDE) == Sized(0.8, wanted=0.8)
     assert size(ASK, FREE, Room(), WIDE).stance is Stance.LONG
 
 
@@ -153,9 +153,9 @@ def test_the_limit_that_binds_is_the_reason(
 def test_a_short_uses_the_room_of_shorts() -> None:
     """What is shared out to longs does not bind a short."""
     short = Ask(Level.STRONG_SHORT, 0.1, 0.8, -0.8, 0.01, 0.0)
-    assert size(short, FREE, Room(long=0.0), WIDE) == Sized(-0.8, ())
+    assert size(short, FREE, Room(long=0.0), WIDE) == Sized(-0.8, wanted=-0.8)
     room = Room(short=0.2, short_limit=Limit.NET_CAP)
-    assert size(short, FREE, room, WIDE) == Sized(-0.2, (Limit.NET_CAP,))
+    assert size(short, FREE, room, WIDE) == Sized(-0.2, (Limit.NET_CAP,), wanted=-0.8)
 
 
 def test_a_weak_level_holds_its_fraction() -> None:
@@ -213,7 +213,7 @@ def test_reducing_never_grows_and_never_flips(
     reducing = size(ask, msgspec.structs.replace(mandate, state=REDUCING), room, settings).target
     assert min(ask.previous, 0.0) <= reducing <= max(ask.previous, 0.0)
     halted = size(ask, msgspec.structs.replace(mandate, state=HALTED), room, settings)
-    assert halted == Sized(0.0, (Limit.HALTED,))
+    assert (halted.target, halted.reasons) == (0.0, (Limit.HALTED,))
 
 
 @given(sane_asks, sane_mandates, rooms, settings_)
@@ -221,10 +221,10 @@ def test_confidence_only_falls(
     ask: Ask, mandate: Mandate, room: Room, settings: RiskSettings
 ) -> None:
     """L04: no target exceeds the confidence, that of the probability, or the wanted one alone."""
-    target = size(ask, mandate, room, settings).target
-    assert abs(target) <= ask.confidence
-    assert abs(target) <= 2.0 * abs(ask.probability - 0.5)
-    assert abs(target) <= abs(wanted_target(ask, mandate, settings))
+    sized = size(ask, mandate, room, settings)
+    assert abs(sized.target) <= ask.confidence
+    assert abs(sized.target) <= 2.0 * abs(ask.probability - 0.5)
+    assert abs(sized.target) <= abs(sized.wanted)
 
 
 @given(sane_asks, sane_mandates, rooms, settings_)
@@ -236,7 +236,7 @@ def test_sign_and_reasons_agree_with_the_target(
     assert sized.stance in (Stance.FLAT, stance_of(ask.level))
     assert math.copysign(1.0, sized.target) > 0.0 or sized.target < 0.0, "no negative zero"
     if ask.level is Level.FLAT and mandate.state is not HALTED:
-        assert sized == Sized(0.0, ())
+        assert sized == Sized(0.0)
 
 
 @given(sane_asks, sane_mandates, rooms, settings_)

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from quantum_ai_engine.config import RiskSettings
 from quantum_ai_engine.events import Forecast, Stance, Vote
@@ -41,7 +42,7 @@ def test_a_forecast_becomes_a_target() -> None:
     assert (one.target, one.reasons) == (0.25, ("change_per_bar",))
     assert one.wanted == pytest.approx(0.3)  # half of Kelly's bet
     assert decided(0.2).target == -0.25
-    assert decided(0.5)[1:] == (Stance.FLAT, 0.0, 0.0, ())
+    assert decided(0.5) == Decision(Level.FLAT, Stance.FLAT, 0.0, 0.0, ())
 
 
 @given(levels, st.floats(-1.0, 1.0), probabilities, fractions)
@@ -49,15 +50,15 @@ def test_a_feed_that_is_not_believed_holds_nothing(
     was: Level, held: float, probability: float, base: float
 ) -> None:
     """L07, L08: whatever agents say of it; nothing of the room of others is wanted either."""
-    ill = FREE._replace(is_quarantined=True)
+    ill = replace(FREE, is_quarantined=True)
     one = decided(probability, ill, (was, held), base)
-    assert one == (Level.FLAT, Stance.FLAT, 0.0, 0.0, (DATA_QUALITY,))
+    assert one == Decision(Level.FLAT, Stance.FLAT, 0.0, 0.0, (DATA_QUALITY,))
 
 
 @given(levels, st.floats(-1.0, 1.0), probabilities)
 def test_halted_is_flat_and_begins_from_flat(was: Level, held: float, probability: float) -> None:
     """L50: the level goes as well, so that nothing is taken up again by what was held before."""
-    halted = FREE._replace(mandate=Mandate(State.HALTED, 0.7, 1.0))
+    halted = replace(FREE, mandate=Mandate(State.HALTED, 0.7, 1.0))
     one = decided(probability, halted, (was, held))
     assert (one.level, one.stance, one.target, one.wanted) == (Level.FLAT, Stance.FLAT, 0.0, 0.0)
     assert one.reasons == (Limit.HALTED,)
@@ -68,7 +69,7 @@ def test_a_target_is_inside_every_bound(
     was: Level, held: float, probability: float, base: float, long: float, short: float
 ) -> None:
     """L04, L51: confidence, cap, mode, room, and what the evidence supports; the level's side."""
-    terms = FREE._replace(room=Room(long, short))
+    terms = replace(FREE, room=Room(long, short))
     one = decided(probability, terms, (was, held), base)
     confidence = forecast(probability).confidence
     room = long if one.target > 0.0 else short
@@ -98,6 +99,6 @@ def test_a_base_rate_with_all_trust_leaves_nothing() -> None:
 
 def test_an_unknown_volatility_is_a_small_cap() -> None:
     """L36: what is not known is not taken for calm."""
-    one = decided(0.9, FREE._replace(volatility=None))
+    one = decided(0.9, replace(FREE, volatility=None))
     assert one.target == SETTINGS.unknown_volatility_cap
     assert one.reasons == (Limit.VOLATILITY_UNKNOWN,)
