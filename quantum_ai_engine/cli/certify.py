@@ -231,7 +231,7 @@ def _signals_of(path: Path) -> Iterator[bytes | str]:
             from pyarrow import ArrowException, parquet
 
             try:
-                with parquet.ParquetFile(path) as file:
+                with parquet.ParquetFile(path, pre_buffer=False) as file:
                     for batch in file.iter_batches(columns=["json"]):
                         yield from batch.column(0).to_pylist()
             except (ArrowException, IndexError) as error:

@@ -64,8 +64,7 @@ class Backtest:
         self._fills = ColumnFile(out / "fills.parquet", FILLS)
         self._equity = ColumnFile(out / "equity.parquet", EQUITY)
         self._purse = Purse(self.account, self._clock, self._write_equity)
-        instead = frozenset(name for base, f in families.items() for name in f if name != base)
-        self._hold = BuyAndHold(own.fee_bps + own.slippage_bps, instead)
+        self._hold = BuyAndHold(own.fee_bps + own.slippage_bps, families)
         self._signs = RandomSigns(own.random_draws, own.seed)
         self._horizon = agents[0].horizon_bars if agents else 1
         self._audit = Audit(self._voters, self._horizon, settings.risk, Calendars(venues))

@@ -1,7 +1,7 @@
 """What a result is compared with: holding everything, doing nothing, and signs by chance."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -40,12 +40,12 @@ class BuyAndHold:
     """Every symbol is bought for the same sum at the first open that is seen, and kept.
 
     A symbol that comes later brings its own sum, so that it changes no return by itself. The cost
-    is paid once. `without` are instruments that stand for others.
+    is paid once. The instruments of `families` that stand for their base are left out.
     """
 
-    def __init__(self, cost_bps: float, without: frozenset[str] = frozenset()) -> None:
+    def __init__(self, cost_bps: float, families: Mapping[str, Mapping[str, float]]) -> None:
         self._cost_frac = cost_bps / 10_000.0
-        self._without = without
+        self._without = {name for base, f in families.items() for name in f if name != base}
         self._held: dict[tuple[str, str], _Holding] = {}
         self._worth = 0.0
         self._index = self._peak = 1.0

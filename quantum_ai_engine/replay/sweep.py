@@ -17,11 +17,11 @@ import numpy as np
 from msgspec import Meta
 
 from quantum_ai_engine.config import Loaded
-from quantum_ai_engine.market.stream import stream_bars
 from quantum_ai_engine.replay.executors import Executor
 from quantum_ai_engine.replay.history import FOREVER_MS, Wanted
 from quantum_ai_engine.replay.luck import best_of_luck, probabilistic_sharpe
 from quantum_ai_engine.replay.multiple import benjamini_hochberg, holm
+from quantum_ai_engine.replay.source import FileSource
 from quantum_ai_engine.replay.trial import Figures, Outcome, Trial, run_trial
 
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
@@ -196,8 +196,9 @@ def plans(sweep: Sweep) -> list[Plan]:
         for table in spec.vary
     ]
     cut: Sequence[Window | None] = [None]
+    times = _open_times(sweep)
     if spec.walk_forward is not None:
-        cut = windows(_open_times(sweep), spec.walk_forward)
+        cut = windows(times, spec.walk_forward)
         if not cut:
             raise SweepError(
                 f"{sweep.data} is too short for one window of walk_forward: train_bars, "
@@ -309,13 +310,14 @@ def _trial(sweep: Sweep, plan: Plan) -> Trial:
 
 
 def _open_times(sweep: Sweep) -> np.ndarray[Any, Any]:
-    """Each open time of the record once, ascending [n]."""
+    """Each open time of the record once, ascending [n]. Raises `SweepError`."""
     symbols = sweep.spec.symbols
-    named = symbols[0] if len(symbols) == 1 else None
-    parts = []
-    for part in stream_bars(sweep.data, symbol=named, interval=sweep.interval):
-        table = part.only(s for s in symbols if s in part.symbols) if symbols else part
-        parts.append(np.unique(table.open_time))
+    parts, seen = [], set[str]()
+    for part in FileSource(sweep.data, symbols, sweep.interval).parts():
+        parts.append(np.unique(part.open_time))
+        seen.update(part.symbol.tolist())
+    if missing := [name for name in symbols if name not in seen]:
+        raise SweepError(f"{sweep.data} has no bars of {missing[0]}; leave it out of symbols")
     return np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.int64)
 
 

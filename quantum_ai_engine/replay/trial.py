@@ -74,16 +74,16 @@ def run_trial(trial: Trial) -> Outcome:
 
 async def _run(trial: Trial) -> Outcome:
     settings = trial.loaded.settings
-    venues = settings.sessions.by_symbol()
+    venues, families = settings.sessions.by_symbol(), settings.risk.families()
     agents = load_agents(bundle_dir(settings), settings.agents.order, venues)
     replay = Replay(trial.loaded, agents, trial.engine_name)
     source = FileSource(trial.data, trial.symbols, trial.interval)
     history = select(source, trial.wanted, venues, replay.warm_up)
     voters = [Voter(agent.name, agent.bundle, agent.past.base_rate) for agent in agents]
-    account = Account(settings.replay, settings.risk.families())
+    account = Account(settings.replay, families)
     clock = Clock(any(symbol in venues for symbol in history.symbols))
     purse = Purse(account, clock, lambda *_: None)
-    hold = BuyAndHold(settings.replay.fee_bps + settings.replay.slippage_bps)
+    hold = BuyAndHold(settings.replay.fee_bps + settings.replay.slippage_bps, families)
     audit = Audit(voters, agents[0].horizon_bars, settings.risk, Calendars(venues))
     bars = signals = 0
     async for step in replay.steps(history):

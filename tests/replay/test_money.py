@@ -143,7 +143,7 @@ def test_a_year_has_as_many_bars_as_the_market() -> None:
 
 def test_buy_and_hold_buys_each_symbol_once() -> None:
     """Half in each: one doubles, one halves; a third comes later with its own sum."""
-    hold = BuyAndHold(cost_bps=0.0)
+    hold = BuyAndHold(0.0, {})
     hold.update([bar(0, 10.0, 10.0, "AAA"), bar(0, 20.0, 20.0, "BBB")])
     hold.update([bar(1, 10.0, 20.0, "AAA"), bar(1, 20.0, 10.0, "BBB")])
     assert hold.get().total_return == pytest.approx(0.25)
@@ -151,11 +151,20 @@ def test_buy_and_hold_buys_each_symbol_once() -> None:
     assert hold.get().total_return == pytest.approx(0.25)
     assert hold.of("AAA", "1m") == pytest.approx(1.0)
     assert hold.of("XXX", "1m") is None
-    assert BuyAndHold(10.0, frozenset({"AAA"})).get().symbols == 0
+
+
+def test_buy_and_hold_leaves_out_what_stands_for_another() -> None:
+    """The triple is bought in the place of its base, never beside it."""
+    hold = BuyAndHold(0.0, {"AAA": {"AAA": 1.0, "AAA3": 3.0}})
+    hold.update([bar(0, 10.0, 10.0, "AAA"), bar(0, 10.0, 10.0, "AAA3")])
+    hold.update([bar(1, 10.0, 11.0, "AAA"), bar(1, 10.0, 13.0, "AAA3")])
+    assert hold.get().symbols == 1
+    assert hold.get().total_return == pytest.approx(0.1)
+    assert hold.of("AAA3", "1m") is None
 
 
 def test_buying_costs_once() -> None:
-    hold = BuyAndHold(cost_bps=100.0)
+    hold = BuyAndHold(100.0, {})
     for k in range(5):
         hold.update([bar(k)])
     assert hold.get().total_return == pytest.approx(-0.01)
@@ -203,7 +212,7 @@ def test_all_of_it_together() -> None:
     """A small run by hand: instruments, peers, luck; and no number that is none."""
     kept, clock = Kept(), Clock(has_sessions=False)
     account = Account(ReplaySettings(capital=1_000.0), {})
-    purse, hold, signs = Purse(account, clock, kept), BuyAndHold(5.0), RandomSigns(50, 1)
+    purse, hold, signs = Purse(account, clock, kept), BuyAndHold(5.0, {}), RandomSigns(50, 1)
     for k in range(40):
         one = step(bar(k, 100.0 + k, 100.5 + k), [told(k, 0.5 if k % 4 else 0.0)])
         account.take(one)

@@ -176,6 +176,7 @@ def test_windows_never_let_a_test_touch_its_training(
         (("retries = 2", 'bundles = ["a"]'), "either bundles or walk_forward.kinds"),
         (("train_bars = 1500", "train_bars = 15000"), "too short for one window"),
         (('"replay.fee_bps"', '"risk.long_threshold"'), "varied in two tables"),
+        (("retries = 2", 'symbols = ["NONE"]'), "has no bars of NONE; leave it out of symbols"),
     ],
 )
 def test_a_wrong_specification_is_refused(
