@@ -32,6 +32,7 @@ from quantum_ai_engine.replay.sweep_page import page_of, verdict, write_table
 
 from ..conftest import START_MS
 
+PAGE = Path(__file__).parents[2] / "docs" / "sweep.md"
 SPEC = """
 retries = 2
 [[vary]]
@@ -186,6 +187,20 @@ def test_a_wrong_specification_is_refused(
     spec.write_text(SPEC.replace(*change))
     with pytest.raises(SweepError, match=wrong):
         plans(sweep_of(spec, data, tmp_path))
+
+
+def test_the_example_of_the_page_is_one_that_runs(data: Path, tmp_path: Path) -> None:
+    """L38: all that a reader would copy is accepted; only its spans are those of these bars."""
+    example = PAGE.read_text().split("```toml")[1].split("```")[0]
+    for long, short in (("20000", "1500"), ("140", "5"), ("5000", "150")):
+        example = example.replace(long, short)
+    path = tmp_path / "example.toml"
+    path.write_text(example)
+    sweep = sweep_of(path, data, tmp_path)
+    made = plans(sweep)
+    assert len(made) == 6 * len({plan.window for plan in made})
+    for plan in made:
+        sweep.load(plan.settings)
 
 
 def test_settings_that_cannot_be_are_refused_before_the_first_trial(
