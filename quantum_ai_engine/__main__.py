@@ -9,7 +9,7 @@ from quantum_ai_engine.agents.budget import bound_threads
 
 BAD_CONFIGURATION = 78
 LIGHT = frozenset({"ctl", "watch", "config"})  # these need no compiled kernel
-COMPILING = "quantum-ai-engine: compiling the feature kernel, once for this machine (about 15 s)"
+COMPILING = "quantum-ai-engine: compiling, once for this machine (about 20 s)"
 
 
 def main() -> None:
