@@ -80,8 +80,9 @@ def test_who_is_late_is_told() -> None:
     volatilities.reserve(3)
     volatilities.update(np.array([0]), [(0, bar(9, 100.0))])
     volatilities.update(np.array([1]), [(1, bar(1, 100.0, "BBB", "5m"))])
-    assert list(volatilities.overdue(600_000 + 150_000, 2.5)) == []
-    assert list(volatilities.overdue(600_000 + 150_001, 2.5)) == [bar(9, 100.0)]
+    assert not volatilities.is_late(600_000 + 150_000, 2.5).any()
+    assert volatilities.is_late(600_000 + 150_001, 2.5).tolist() == [True, False, False]
+    assert list(volatilities.newest([1, 0])) == [bar(1, 100.0, "BBB", "5m"), bar(9, 100.0)]
     late = volatilities.is_late(600_000 + 750_001, 2.5).tolist()
     assert late == [True, True, False]  # the third was never there
 
