@@ -70,6 +70,15 @@ CASES = {
     "all families": tuple(FAMILIES),
 }
 
+PEERS_ARE = (
+    "Peers at a smaller task, with nothing to compute but the book, in the same run: signals from "
+    "given predictions, fills at the next open, costs, and their own report of it (vectorbt 1.0.0, "
+    "all at once, as arrays; backtesting.py 0.6.6, a symbol at a time and no portfolio; "
+    "NautilusTrader 1.221.0, event by event; `benchmarks/replay_peers.py`). None of them has "
+    "features, agents, trust or a risk brain; ours ends with a page of pictures, which takes "
+    "seconds however few the bars are."
+)
+
 
 class Taken(NamedTuple):
     """What a run took: bars, signals, seconds of the wall and of the processor."""
@@ -102,24 +111,33 @@ def section() -> str:
 
 
 def shown(path: Path, most: int, python: str | None) -> str:
-    """The table; `python` is an interpreter that has the peers."""
-    lines = [
-        f"The bars of `{path.name}`, {most:,} of them at most, {SLOW_BARS:,} where a transformer "
-        f"answers; agents are trained on its first {FIRST:.0%}. *Features only* are the kernel's "
-        "rows of all bars that the engine would take, as `qae features` makes them, in one thread. "
-        "All else is the live engine with one worker beside it. What other work on the machine "
-        "takes slows the first rate, and hardly the second.",
-        "",
-        "| what | bars | signals | bars/s | bars per second of processor |",
-        "|---|---|---|---|---|",
-    ]
-    for line in _lines(path, most, python):
+    """The tables; `python` is an interpreter that has the peers."""
+    return "\n".join(
+        [
+            f"The bars of `{path.name}`, {most:,} of them at most, {SLOW_BARS:,} where a "
+            f"transformer answers; agents are trained on its first {FIRST:.0%}. *Features only* "
+            "are the kernel's rows of all bars that the engine would take, as `qae features` makes "
+            "them, in one thread. All else is the live engine with one worker beside it. What "
+            "other work on the machine takes slows the first rate, and hardly the second.",
+            "",
+            *_table(_engines(path, most)),
+            "",
+            PEERS_ARE,
+            "",
+            *_table(_books(path, python)),
+        ]
+    )
+
+
+def _table(lines: Iterator[str]) -> Iterator[str]:
+    yield "| what | bars | signals | bars/s | bars per second of processor |"
+    yield "|---|---|---|---|---|"
+    for line in lines:
         print(line, flush=True)
-        lines.append(line)
-    return "\n".join(lines)
+        yield line
 
 
-def _lines(path: Path, most: int, python: str | None) -> Iterator[str]:
+def _engines(path: Path, most: int) -> Iterator[str]:
     parts = list(stream_bars(path))
     yield _timed(lambda: (_rows(parts), 0)).line("features only, from bars that were read")
     yield _timed(lambda: (_rows(stream_bars(path)), 0)).line("… and from the file")
@@ -128,7 +146,10 @@ def _lines(path: Path, most: int, python: str | None) -> Iterator[str]:
             refused = _train(kinds, path, Path(directory))
             bars = min(most, SLOW_BARS) if "transformer" in kinds else most
             yield _replayed(kinds, path, Path(directory), bars).line(name + refused)
-    yield _book(read_bars(path)).line("account, audit and report, predictions given")
+
+
+def _books(path: Path, python: str | None) -> Iterator[str]:
+    yield _book(read_bars(path)).line("account, audit and report of `qae replay`")
     if python is not None:
         yield from _peers(path, python)
 
@@ -212,7 +233,7 @@ def _peers(path: Path, python: str) -> Iterator[str]:
                 continue
             told = json.loads(done.stdout.splitlines()[-1])
             taken = Taken(told["bars"], 0, told["wall_s"], told["cpu_s"])
-            yield taken.line(f"{name}, predictions given")
+            yield taken.line(name)
 
 
 def _write(table: BarTable, path: Path, **others: object) -> None:
