@@ -100,13 +100,13 @@ def test_a_killed_replay_goes_on_and_writes_the_same_bytes(
     history: BarTable, bundles: Path, tmp_path: Path
 ) -> None:
     """L43: killed at any moment, and given again: what comes is what one run would have written."""
-    data = written(tmp_path, ".csv", history)
+    data = written(tmp_path, ".csv", history.rows(0, 2_400))
     given = ("--data", data, "--bundles", bundles, "--out")
     whole = replay_process(SMALL, *given, tmp_path / "whole")
     assert whole.wait(200) == 0, whole.communicate()
     out = tmp_path / "out"
     kills = 0
-    for parts in (1, 3, 8):
+    for parts in (1, 3, 6):
         process = replay_process(SMALL, *given, out)
         while process.poll() is None:
             if (out / KEPT / f"signals-{parts:05}.parquet").exists():
