@@ -1,13 +1,14 @@
 """`qae replay --certify`: what the live engine published, against a replay of the bars it saw."""
 
 import asyncio
+import contextlib
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as package_version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -27,7 +28,7 @@ from quantum_ai_engine.daemon.keys import Keys, partition_of
 from quantum_ai_engine.daemon.pages import pages
 from quantum_ai_engine.daemon.records import Decided, RecordError, decode_round
 from quantum_ai_engine.engine import Engine, Identity
-from quantum_ai_engine.events import LAST_TIME_MS, Command, Equity, Refused
+from quantum_ai_engine.events import LAST_TIME_MS, Equity, Refused
 from quantum_ai_engine.features.sessions import Calendars
 from quantum_ai_engine.market.stream import stream_bars
 from quantum_ai_engine.replay.certificate import Certificate, misfits
@@ -44,6 +45,7 @@ from quantum_ai_engine.replay.published import Origin, Published, PublishedError
 from quantum_ai_engine.replay.silence import Recorded, Silences
 from quantum_ai_engine.report.files import write_whole
 
+Found = TypeVar("Found")
 STREAM = "stream"
 CERTIFICATE = "certificate.json"
 PATIENCE_S = 3600.0  # nothing is shed: what a slow machine leaves out would be a difference
@@ -292,10 +294,10 @@ async def _inputs(
     if place is None:
         return Inputs()
     client, keys = place
-    decided = await _decided(client, keys)
+    decided = await _decoded(client, keys.records, decode_round, RecordError)
     commands, equity, is_whole, has_all_signals = None, None, None, False
     if what.signals == STREAM:
-        commands = await _commands(client, keys)
+        commands = await _decoded(client, keys.control, decode_command, Refused)
         has_all_signals = await client.xlen(keys.signals) < SIGNALS_KEPT
     if what.bars == STREAM:
         equity = await _equity(client, keys, settings.ingest.future_tolerance_ms, decided)
@@ -306,27 +308,15 @@ async def _inputs(
     return Inputs(commands, equity, is_whole, has_all_signals, recorded)
 
 
-async def _commands(client: Client, keys: Keys) -> list[Command]:
-    """All commands of the control stream, in their order."""
+async def _decoded(
+    client: Client, key: str, decoded: Callable[[Any], Found], error: type[Exception]
+) -> list[Found]:
+    """All entries of a stream, in their order, but for those that cannot be read."""
     found = []
-    async for entries in pages(client, keys.control, START):
+    async for entries in pages(client, key, START):
         for _, fields in entries:
-            try:
-                found.append(decode_command(fields))
-            except Refused:
-                continue
-    return found
-
-
-async def _decided(client: Client, keys: Keys) -> list[Decided]:
-    """What is left of the records, in their order."""
-    found = []
-    async for entries in pages(client, keys.records, START):
-        for _, fields in entries:
-            try:
-                found.append(decode_round(fields))
-            except RecordError:
-                continue
+            with contextlib.suppress(error):
+                found.append(decoded(fields))
     return found
 
 

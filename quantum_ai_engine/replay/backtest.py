@@ -108,14 +108,7 @@ class Backtest:
             REPORT_SCHEMA,
             about,
             msgspec.to_builtins(self._settings),
-            Span(
-                self._interval,
-                self._span_ms[0],
-                self._span_ms[1],
-                self._steps,
-                self._bars,
-                self._money_from_ms,
-            ),
+            self._span(),
             (
                 *trained_on(about.trained_to_ms, *self._span_ms),
                 *flags(found, audited, passage, blocks, self.account),
